@@ -1,0 +1,4 @@
+//! Keys.
+/// A key.
+#[derive(Debug, Clone)]
+pub struct FrameKey;
