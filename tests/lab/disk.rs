@@ -1,0 +1,137 @@
+//! The shared disk, and the ways it can go bad.
+//!
+//! The plain kinds are a file, or a loop device with 4 KiB sectors and direct I/O over a file.
+//! The kind that can be broken stands in three layers, like a disk array behind a controller: a
+//! loop device (the drives), a file system on it (the controller), a file there, and for
+//! [`Medium::Array`] a second loop device over that file (what the nodes see). Freezing the file
+//! system stops every write in the kernel, cutting the lower device short makes reads and writes
+//! return EIO, cutting the upper one short makes the disk vanish under its readers.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::node::BINARY;
+use super::process::{run, sh};
+use super::sys;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Medium {
+    File,
+    Block,
+    /// A block device whose lower layers can be frozen, failed and shortened.
+    Array,
+    /// A file on a file system that can be frozen and failed.
+    FileOnArray,
+}
+
+pub(crate) struct Disk {
+    /// What the nodes are configured with.
+    pub(crate) path: PathBuf,
+    medium: Medium,
+    lower: Option<PathBuf>,
+    mount: PathBuf,
+}
+
+const SIZE_MIB: u32 = 192;
+
+impl Disk {
+    pub(crate) fn new(medium: Medium, dir: &Path) -> Self {
+        let mount = dir.join("array");
+        let file = dir.join("volume.img");
+        let (path, lower) = match medium {
+            Medium::File => (file, None),
+            Medium::Block => {
+                fill(&file, SIZE_MIB);
+                (attach(&file), None)
+            }
+            Medium::Array | Medium::FileOnArray => {
+                let drives = dir.join("drives.img");
+                fill(&drives, SIZE_MIB + 64);
+                let lower = attach(&drives);
+                sh(&format!("mkfs.ext4 -q -b 4096 -O ^has_journal {}", lower.display()));
+                std::fs::create_dir(&mount).expect("a mount point");
+                let options = "noatime,errors=continue";
+                sh(&format!("mount -o {options} {} {}", lower.display(), mount.display()));
+                let inner = mount.join("volume.img");
+                let path = if medium == Medium::Array {
+                    fill(&inner, SIZE_MIB);
+                    sh("sync");
+                    attach(&inner)
+                } else {
+                    inner
+                };
+                (path, Some(lower))
+            }
+        };
+        Self { path, medium, lower, mount }
+    }
+
+    /// Formats the volume for these node ids.
+    pub(crate) fn init(&self, nodes: &str) {
+        let mut command = Command::new(BINARY);
+        command.args(["volume", "init"]).arg(&self.path);
+        command.args(["--name", "lab", "--nodes", nodes]);
+        if matches!(self.medium, Medium::File | Medium::FileOnArray) {
+            command.args(["--size", &format!("{SIZE_MIB}MiB")]);
+        }
+        match run(&mut command, Duration::from_secs(60)) {
+            Ok(done) if done.ok() => {}
+            other => panic!("{command:?}: {other:?}"),
+        }
+        if self.lower.is_some() {
+            sh("sync");
+        }
+    }
+
+    /// Writes hang in the kernel until [`Self::thaw`]; on a loop device, reads behind them too.
+    pub(crate) fn freeze(&self) {
+        sh(&format!("fsfreeze -f {}", self.mount.display()));
+    }
+
+    pub(crate) fn thaw(&self) {
+        sh(&format!("fsfreeze -u {}", self.mount.display()));
+    }
+
+    /// Every read and write returns EIO, for everybody.
+    pub(crate) fn fail(&self) {
+        limit(self.lower.as_ref().expect("an array"), 4096);
+    }
+
+    pub(crate) fn unfail(&self) {
+        limit(self.lower.as_ref().expect("an array"), 0);
+    }
+
+    /// Writes return EPERM; reads go on.
+    pub(crate) fn read_only(&self) {
+        sh(&format!("blockdev --setro {}", self.path.display()));
+    }
+
+    pub(crate) fn read_write(&self) {
+        sh(&format!("blockdev --setrw {}", self.path.display()));
+    }
+
+    /// The block device is still there but has lost all its blocks, as a LUN that was unmapped.
+    pub(crate) fn vanish(&self) {
+        assert_eq!(self.medium, Medium::Array);
+        limit(&self.path, 4096);
+    }
+
+    pub(crate) fn reappear(&self) {
+        limit(&self.path, 0);
+    }
+}
+
+fn limit(device: &Path, bytes: u64) {
+    sys::limit_loop(device, bytes).unwrap_or_else(|e| panic!("{}: {e}", device.display()));
+}
+
+fn fill(file: &Path, mib: u32) {
+    let file = file.display();
+    sh(&format!("dd if=/dev/zero of={file} bs=1M count={mib} oflag=direct status=none"));
+}
+
+fn attach(file: &Path) -> PathBuf {
+    let line = format!("losetup -f --show -b 4096 --direct-io=on {}", file.display());
+    PathBuf::from(sh(&line).trim())
+}

@@ -1,0 +1,4 @@
+mod lab;
+fn main() -> std::process::ExitCode {
+    lab::main(&[])
+}
