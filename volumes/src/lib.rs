@@ -1,1 +1,51 @@
+//! Bytes at rest: opaque frames go in on one node and come out on another.
+//!
+//! ```text
+//!  store(to, ring, frame)                                  Fact::Frames { from, frames }
+//!        |                                                             ^
+//!     outbox  -> log::send::Writer -> [ medium ] -> log::receive::Reader
+//!                      ^   permit        ^  ^            ^ table
+//!                      +----------- keeper::Keeper ------+
+//! ```
+//!
+//! Three pure machines (`Writer`, `Reader`, `Keeper`) say what to read or write next; each has at
+//! most one operation in flight and takes the time as an argument. The threads of [`runtime`] are
+//! thin wrappers around them, and a simulator can drive the very same machines over simulated
+//! disks. This crate knows nothing of health, packets, sessions or cryptography: it reports facts
+//! ([`event::Fact`]) and draws no verdicts.
+//!
+//! The bytes are described by `docs/volume-format.md`, which is normative.
 #![deny(unsafe_code)]
+
+pub mod bench;
+pub mod buffer;
+pub mod event;
+pub mod fence;
+mod flusher;
+pub mod format;
+pub mod init;
+pub mod inspect;
+pub mod keeper;
+pub mod lock;
+pub mod log;
+pub mod media;
+pub mod outbox;
+pub mod probe;
+mod reader;
+pub mod runtime;
+pub mod status;
+pub mod verify;
+
+pub use bench::{BenchOptions, BenchReport, bench};
+pub use event::{Fact, FenceReason, IoFault, IoFaultKind, Micros, Op, Reason, Ring, Step};
+pub use fence::Permit;
+pub use format::superblock::{Geometry, Superblock, Uuid};
+pub use format::table::{Entry, Table};
+pub use init::{InitError, InitOptions, init};
+pub use inspect::{Inspection, inspect};
+pub use keeper::Keeper;
+pub use log::receive::{Mode, Reader};
+pub use log::send::{Refused, Writer};
+pub use runtime::{AttachError, AttachOptions, Handle, attach};
+pub use status::VolumeStatus;
+pub use verify::{Verification, verify};

@@ -1,0 +1,274 @@
+//! The thread around a machine: sleep, do one operation, report, sleep again.
+//!
+//! ```text
+//!   lock -> step -> unlock -> read or write (no lock held) -> lock -> complete -> unlock -> facts
+//! ```
+//!
+//! The same loop drives the flusher, the reader and the keeper. Awkward cases: an operation may
+//! never return; the time it began is published, so that others can tell; facts are handed out
+//! with no lock held, so a sink may call back into the handle; a medium that keeps failing is
+//! opened anew, and a write after that waits for a fresh look.
+
+use crate::buffer::Pool;
+use crate::event::{Fact, IoFault, IoFaultKind, Micros, Op, Reason, Step};
+use crate::keeper::Keeper;
+use crate::log::receive::Reader;
+use crate::log::send::Writer;
+use crate::media::BlockDevice;
+use crate::runtime::{Opener, Shared};
+use bytes::Bytes;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Failures in a row after which the medium is opened anew.
+const REOPEN_AFTER: u32 = 3;
+/// An idle thread looks around this often, should a wake-up ever be missed.
+const NAP_MAX: Duration = Duration::from_millis(500);
+
+pub(crate) trait Machine {
+    fn step(&mut self, now: Micros) -> Step;
+    fn complete(&mut self, now: Micros, result: Result<Bytes, IoFault>);
+    fn facts(&mut self, into: &mut Vec<Fact>);
+}
+
+macro_rules! machine {
+    ($t:ty) => {
+        impl Machine for $t {
+            fn step(&mut self, now: Micros) -> Step {
+                <$t>::step(self, now)
+            }
+            fn complete(&mut self, now: Micros, result: Result<Bytes, IoFault>) {
+                <$t>::complete(self, now, result);
+            }
+            fn facts(&mut self, into: &mut Vec<Fact>) {
+                into.extend(self.drain_facts());
+            }
+        }
+    };
+}
+machine!(Writer);
+machine!(Reader);
+machine!(Keeper);
+
+/// A machine, once there is one, and whoever waits for its next step.
+#[derive(Debug)]
+pub(crate) struct Seat<M> {
+    machine: Mutex<Option<M>>,
+    changed: Condvar,
+}
+
+impl<M> Default for Seat<M> {
+    fn default() -> Self {
+        Self { machine: Mutex::new(None), changed: Condvar::new() }
+    }
+}
+
+impl<M> Seat<M> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Option<M>> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the machine and wakes its thread.
+    pub(crate) fn wake<R>(&self, f: impl FnOnce(&mut M) -> R) -> Option<R> {
+        let result = self.lock().as_mut().map(f);
+        self.changed.notify_all();
+        result
+    }
+
+    pub(crate) fn put(&self, machine: M) {
+        *self.lock() = Some(machine);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, guard: MutexGuard<'_, Option<M>>, d: Duration) {
+        let woken = self.changed.wait_timeout(guard, d);
+        drop(woken.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// What a thread is doing in the kernel, for others to see.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    /// 0: nothing. Otherwise when the operation began.
+    since: AtomicU64,
+    op: AtomicU8,
+    reported: AtomicBool,
+    fault: Mutex<Option<String>>,
+}
+
+impl Pulse {
+    fn begin(&self, now: Micros, op: u8) {
+        self.op.store(op, Ordering::Relaxed);
+        // SYNC: pairs with the load in `stuck`.
+        self.since.store(now.max(1), Ordering::Release);
+    }
+
+    /// Whether the operation had been reported as stuck.
+    fn end(&self) -> bool {
+        self.since.store(0, Ordering::Release);
+        self.reported.swap(false, Ordering::AcqRel)
+    }
+
+    /// The operation in flight, when it is older than `deadline`.
+    pub(crate) fn stuck(&self, now: Micros, deadline: Micros) -> Option<(&'static str, Micros)> {
+        let since = self.since.load(Ordering::Acquire);
+        let old = since != 0 && now.saturating_sub(since) >= deadline;
+        old.then(|| {
+            (["read", "write", "flush"][usize::from(self.op.load(Ordering::Relaxed)) % 3], since)
+        })
+    }
+
+    /// The same, once per operation.
+    pub(crate) fn newly_stuck(&self, now: Micros, deadline: Micros) -> Option<Fact> {
+        let (op, since) = self.stuck(now, deadline)?;
+        (!self.reported.swap(true, Ordering::AcqRel)).then_some(Fact::Stalled { op, since })
+    }
+
+    pub(crate) fn fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_fault(&self, fault: Option<String>) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+}
+
+/// A thread's own descriptor of the medium, opened anew when it keeps failing.
+struct Medium {
+    opener: Opener,
+    device: Option<Arc<dyn BlockDevice>>,
+    generation: u64,
+    failures: u32,
+    check_name: bool,
+}
+
+impl Medium {
+    fn run(&mut self, shared: &Shared, op: Op) -> Result<Bytes, IoFault> {
+        let generation = shared.reopen.load(Ordering::Acquire);
+        if generation != self.generation {
+            self.device = None;
+            self.generation = generation;
+        }
+        if self.check_name && self.device.as_ref().is_some_and(|d| !d.still_there()) {
+            self.device = None;
+            self.generation = shared.reopen.fetch_add(1, Ordering::AcqRel) + 1;
+            shared.permit.revoke();
+        }
+        let device = match &self.device {
+            Some(device) => device,
+            None => {
+                let device =
+                    (self.opener)().map_err(|e| IoFault::new(IoFaultKind::Gone, e.to_string()))?;
+                shared.permit.revoke();
+                if matches!(op, Op::Write { .. }) {
+                    // Nothing is written to a medium that was not looked at.
+                    self.device = Some(device);
+                    let detail = "the medium was opened anew; it is checked before the write";
+                    return Err(IoFault::new(IoFaultKind::Other, detail));
+                }
+                self.device.insert(device)
+            }
+        };
+        let result = execute(&**device, &shared.pool, op);
+        match &result {
+            Ok(_) => self.failures = 0,
+            Err(_) => {
+                self.failures += 1;
+                if self.failures >= REOPEN_AFTER {
+                    self.failures = 0;
+                    self.device = None;
+                }
+            }
+        }
+        result
+    }
+}
+
+/// One operation on a device.
+pub(crate) fn execute(device: &dyn BlockDevice, pool: &Pool, op: Op) -> Result<Bytes, IoFault> {
+    match op {
+        Op::Read { offset, len } => {
+            let mut buf = pool.take_len(len);
+            device.read_at(offset, buf.as_mut())?;
+            Ok(buf.freeze())
+        }
+        Op::Write { offset, data } => device.write_at(offset, &data).map(|()| Bytes::new()),
+        Op::Flush => device.flush().map(|()| Bytes::new()),
+    }
+}
+
+/// Runs a machine until it stops or the runtime does.
+pub(crate) fn drive<M: Machine>(
+    shared: &Shared,
+    seat: &Seat<M>,
+    pulse: &Pulse,
+    check_name: bool,
+    mut before: impl FnMut(&Shared, &Seat<M>),
+    mut after: impl FnMut(&Shared, &Seat<M>),
+) -> Option<Reason> {
+    let opener = shared.opener.clone();
+    let device = opener().ok();
+    let generation = shared.reopen.load(Ordering::Acquire);
+    let mut medium = Medium { opener, device, generation, failures: 0, check_name };
+    let mut facts = Vec::new();
+    loop {
+        before(shared, seat);
+        if shared.stopping() {
+            return None;
+        }
+        let mut guard = seat.lock();
+        let now = (shared.clock)();
+        let Some(machine) = guard.as_mut() else {
+            seat.wait(guard, NAP_MAX);
+            continue;
+        };
+        let step = machine.step(now);
+        machine.facts(&mut facts);
+        if !facts.is_empty() && !matches!(step, Step::Do(_)) {
+            // Hand them out before sleeping; then ask again.
+            drop(guard);
+            shared.report(&mut facts);
+            if let Step::Stopped(reason) = step {
+                return Some(reason);
+            }
+            continue;
+        }
+        match step {
+            Step::Stopped(reason) => return Some(reason),
+            Step::Idle => seat.wait(guard, NAP_MAX),
+            Step::WaitUntil(at) if at <= now => {}
+            Step::WaitUntil(at) => seat.wait(guard, Duration::from_micros(at - now).min(NAP_MAX)),
+            Step::Do(op) => {
+                drop(guard);
+                shared.report(&mut facts);
+                let code = match op {
+                    Op::Read { .. } => 0,
+                    Op::Write { .. } => 1,
+                    Op::Flush => 2,
+                };
+                pulse.begin((shared.clock)(), code);
+                let result = medium.run(shared, op);
+                let was_stuck = pulse.end();
+                match &result {
+                    Err(fault) => pulse.set_fault(Some(fault.to_string())),
+                    Ok(_) if pulse.fault().is_some() => pulse.set_fault(None),
+                    Ok(_) => {}
+                }
+                if was_stuck {
+                    facts.push(Fact::Recovered);
+                }
+                if let Some(machine) = seat.lock().as_mut() {
+                    machine.complete((shared.clock)(), result);
+                    machine.facts(&mut facts);
+                }
+                after(shared, seat);
+                shared.report(&mut facts);
+            }
+        }
+    }
+}

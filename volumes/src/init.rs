@@ -1,0 +1,390 @@
+//! Formatting, with the fear of destroying what somebody needs.
+//!
+//! ```text
+//!   in use? -> signature? -> a sidepath volume? alive (three beats)? -> foreign bytes?
+//!      -> geometry fits? -> write every block once -> flush -> superblocks -> flush
+//! ```
+//!
+//! Awkward cases: an interrupted init leaves zeros at both ends and can be repeated; `--force`
+//! alone never suffices, the name of what is there must be typed (the volume's name, or for
+//! foreign data the name of the file or device itself); a live volume and a device the kernel
+//! uses are refused whatever is typed; nothing outside the volume's region is written.
+
+use crate::buffer::Pool;
+use crate::event::IoFault;
+use crate::format::superblock::{
+    Copy, DATA_BYTES_DEFAULT, DATA_BYTES_MIN, EXPRESS_BYTES_DEFAULT, EXPRESS_BYTES_MIN,
+    FormatError, Geometry, NAME_BYTES_MAX, Superblock, Uuid,
+};
+use crate::format::table::Table;
+use crate::format::{BLOCK_MAX, BLOCK_MIN, NODES_MAX};
+use crate::keeper::WATCH_BEATS;
+use crate::media::file::How;
+use crate::media::{self, BlockDevice, Direct, FileDevice, Kind, OpenError};
+use crate::probe;
+use crate::runtime::read_superblock;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+const CHUNK_BYTES: usize = 1 << 20;
+
+#[derive(Debug, Clone, Default)]
+pub struct InitOptions {
+    pub name: String,
+    pub nodes: Vec<u8>,
+    /// Bytes; for a file that does not exist it is required.
+    pub size: Option<u64>,
+    /// Bytes of each data ring.
+    pub lane_size: Option<u64>,
+    /// Least block unit.
+    pub sector: Option<u32>,
+    pub force: bool,
+    /// Node ids without a machine yet; they get lanes too.
+    pub spare: Vec<u8>,
+    /// One host alone uses the medium: no direct I/O needed.
+    pub single_host: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitError {
+    #[error("--name: {why}")]
+    Name { why: &'static str },
+    #[error("--nodes: {why}")]
+    Nodes { why: String },
+    #[error("--sector {sector}: it must be a power of two from 512 to {BLOCK_MAX}")]
+    Sector { sector: u32 },
+    #[error("{path}: does not exist; give --size to create it as a file")]
+    NeedsSize { path: PathBuf },
+    #[error(
+        "{path}: --size {want} but it has {have} bytes; leave --size out or give at most {have}"
+    )]
+    SizeBeyond { path: PathBuf, want: u64, have: u64 },
+    #[error(
+        "{path}: {have} bytes are too few for {nodes} nodes ({lanes} lanes): at least {need} are \
+         needed; give more --size, fewer --nodes or a smaller --lane-size"
+    )]
+    TooSmall { path: PathBuf, have: u64, need: u64, nodes: usize, lanes: u64 },
+    #[error(
+        "--lane-size {want}: at least {DATA_BYTES_MIN}, at most 4 GiB, in whole blocks of {block}"
+    )]
+    LaneSize { want: u64, block: u32 },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("{path}: {user}; it is not touched, free it first")]
+    InUse { path: PathBuf, user: String },
+    #[error(
+        "{path}: it carries {what}; if it may be destroyed, erase it (`wipefs -a`) or give \
+         --force together with --name {expect}"
+    )]
+    Foreign { path: PathBuf, what: &'static str, expect: String },
+    #[error(
+        "{path}: it is the sidepath volume {name:?} (uuid {uuid}); to destroy it give --force \
+         together with --name {name}"
+    )]
+    IsAVolume { path: PathBuf, name: String, uuid: Uuid },
+    #[error(
+        "{path}: the sidepath volume {name:?} is alive, node {node} is beating; stop its daemons first"
+    )]
+    Live { path: PathBuf, name: String, node: u8 },
+    #[error("{path}: a sidepath daemon on this host has it attached; stop it first")]
+    Attached { path: PathBuf },
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: IoFault },
+    #[error("{path}: cannot create it: {source}")]
+    Create { path: PathBuf, source: std::io::Error },
+    #[error("no random numbers: {detail}")]
+    Random { detail: String },
+}
+
+impl InitError {
+    /// Whether the operator's words are at fault rather than the machine.
+    #[must_use]
+    pub fn is_input_error(&self) -> bool {
+        match self {
+            Self::Open(e) => e.is_input_error(),
+            Self::Io { .. } | Self::Create { .. } | Self::Random { .. } => false,
+            _ => true,
+        }
+    }
+}
+
+/// Formats `path`; `progress(written, all)` is called every MiB.
+pub fn init(
+    path: &Path,
+    o: &InitOptions,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Superblock, InitError> {
+    let nodes = check_words(o)?;
+    let created = create(path, o, &nodes)?;
+    let result = format(path, o, nodes, created, &mut progress);
+    if result.is_err() && created {
+        let _ = std::fs::remove_file(path);
+    }
+    result
+}
+
+fn check_words(o: &InitOptions) -> Result<Vec<u8>, InitError> {
+    if o.name.is_empty() || o.name.len() > NAME_BYTES_MAX {
+        return Err(InitError::Name { why: "it must have 1 to 63 bytes" });
+    }
+    if o.name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(InitError::Name { why: "it must not contain spaces or control characters" });
+    }
+    if let Some(sector) = o.sector
+        && (!sector.is_power_of_two() || !(512..=65536).contains(&sector))
+    {
+        return Err(InitError::Sector { sector });
+    }
+    let mut nodes: Vec<u8> = o.nodes.iter().chain(&o.spare).copied().collect();
+    nodes.sort_unstable();
+    let why = if let Some(w) = nodes.windows(2).find(|w| w[0] == w[1]) {
+        format!("{} is named twice", w[0])
+    } else if let Some(n) = nodes.iter().find(|&&n| n == 0 || usize::from(n) > NODES_MAX) {
+        format!("{n} is not an id from 1 to {NODES_MAX}")
+    } else if nodes.len() < 2 {
+        "a volume needs at least two nodes".into()
+    } else {
+        return Ok(nodes);
+    };
+    Err(InitError::Nodes { why })
+}
+
+/// Creates the file when there is none.
+fn create(path: &Path, o: &InitOptions, nodes: &[u8]) -> Result<bool, InitError> {
+    let fail = |source| InitError::Create { path: path.to_owned(), source };
+    let is_empty_file = match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+        Err(e) => return Err(fail(e)),
+        Ok(m) if m.is_file() && m.len() == 0 => true,
+        Ok(_) => return Ok(false),
+    };
+    let size = o.size.ok_or_else(|| InitError::NeedsSize { path: path.to_owned() })?;
+    // Nothing is left behind when the numbers are wrong.
+    plan(path, o, nodes, size, 512, Kind::File)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    let file = options.create_new(!is_empty_file).open(path).map_err(fail)?;
+    file.set_len(size).map_err(fail)?;
+    Ok(!is_empty_file)
+}
+
+/// The geometry for a medium of `have` bytes.
+fn plan(
+    path: &Path,
+    o: &InitOptions,
+    nodes: &[u8],
+    have: u64,
+    logical: u32,
+    kind: Kind,
+) -> Result<Geometry, InitError> {
+    let block = logical.max(o.sector.unwrap_or(0)).max(u32::try_from(BLOCK_MIN).unwrap_or(4096));
+    if !block.is_power_of_two() || block as usize > BLOCK_MAX {
+        return Err(InitError::Sector { sector: block });
+    }
+    let b = u64::from(block);
+    let size = o.size.unwrap_or(have);
+    if size > have {
+        return Err(InitError::SizeBeyond { path: path.to_owned(), want: size, have });
+    }
+    let blocks = |bytes: u64| u32::try_from(bytes.div_ceil(b)).unwrap_or(u32::MAX);
+    let mut g = Geometry {
+        block_bytes: block,
+        blocks: size / b,
+        nodes: nodes.to_vec(),
+        express_blocks: blocks(EXPRESS_BYTES_MIN),
+        data_blocks: blocks(DATA_BYTES_MIN),
+    };
+    if let Some(want) = o.lane_size {
+        if want < DATA_BYTES_MIN || want % b != 0 || want > 4 << 30 {
+            return Err(InitError::LaneSize { want, block });
+        }
+        g.data_blocks = blocks(want);
+    }
+    let need = g.blocks_needed();
+    if need > g.blocks {
+        let (have, need) = (size, need * b);
+        let (nodes, lanes) = (g.nodes.len(), g.lanes());
+        return Err(InitError::TooSmall { path: path.to_owned(), have, need, nodes, lanes });
+    }
+    // What is left is shared out: express rings up to 1 MiB or a sixteenth, then data rings.
+    let spare = u32::try_from((g.blocks - need) / g.lanes()).unwrap_or(u32::MAX);
+    let both = spare.saturating_add(g.express_blocks).saturating_add(g.data_blocks);
+    if o.lane_size.is_some() {
+        let most = blocks(EXPRESS_BYTES_DEFAULT).max(g.express_blocks);
+        g.express_blocks = g.express_blocks.saturating_add(spare).min(most);
+    } else {
+        let most = blocks(EXPRESS_BYTES_DEFAULT).max(g.express_blocks);
+        g.express_blocks = (both / 16).clamp(g.express_blocks, most);
+        let _ = kind;
+        g.data_blocks = (both - g.express_blocks).min(blocks(DATA_BYTES_DEFAULT));
+    }
+    Ok(g)
+}
+
+fn format(
+    path: &Path,
+    o: &InitOptions,
+    nodes: Vec<u8>,
+    created: bool,
+    progress: &mut impl FnMut(u64, u64),
+) -> Result<Superblock, InitError> {
+    let direct = if o.single_host { Direct::Preferred } else { Direct::Required };
+    if let Some(user) = probe::user(path) {
+        return Err(InitError::InUse { path: path.to_owned(), user });
+    }
+    let device = media::open(path, How { write: true, direct, exclusive: true })?;
+    let io = |source| InitError::Io { path: path.to_owned(), source };
+    let old = if created { None } else { check_content(path, &device, o)? };
+    let geometry = plan(path, o, &nodes, device.size(), device.logical_block(), device.kind())?;
+    let Some(_lock) = crate::lock::take(path, 0, 0)
+        .map_err(|source| InitError::Create { path: path.to_owned(), source })?
+    else {
+        return Err(InitError::Attached { path: path.to_owned() });
+    };
+    let mut uuid = [0; 16];
+    getrandom::fill(&mut uuid).map_err(|e| InitError::Random { detail: e.to_string() })?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let superblock = Superblock {
+        uuid: Uuid(uuid),
+        name: o.name.clone(),
+        generation: old.map_or(1, |s| s.generation.saturating_add(1)),
+        created_unix_us: u64::try_from(now.as_micros()).unwrap_or(0),
+        geometry,
+    };
+    let all = superblock.geometry.bytes();
+    let pool = Pool::new();
+    let mut zeros = pool.take_len(CHUNK_BYTES);
+    zeros.as_mut().fill(0);
+    let mut at = 0;
+    while at < all {
+        let len = CHUNK_BYTES.min(crate::format::bytes::to_usize(all - at));
+        device.write_at(at, &zeros.as_ref()[..len]).map_err(io)?;
+        at += len as u64;
+        progress(at, all);
+    }
+    device.flush().map_err(io)?;
+    for (offset, bytes) in superblock.image() {
+        let mut buf = pool.take(bytes.len());
+        buf.extend(&bytes);
+        device.write_at(offset, buf.as_ref()).map_err(io)?;
+        device.flush().map_err(io)?;
+    }
+    let read = read_superblock(&device, path);
+    if read.as_ref().ok() != Some(&superblock) {
+        let detail = "the superblock does not read back as it was written";
+        return Err(io(IoFault::new(crate::event::IoFaultKind::Other, detail)));
+    }
+    Ok(superblock)
+}
+
+/// Refuses whatever somebody may need. Returns the volume that is to be replaced.
+fn check_content(
+    path: &Path,
+    device: &FileDevice,
+    o: &InitOptions,
+) -> Result<Option<Superblock>, InitError> {
+    let io = |source| InitError::Io { path: path.to_owned(), source };
+    match read_superblock(device, path) {
+        Ok(volume) => {
+            check_volume(path, device, &volume, o)?;
+            return Ok(Some(volume));
+        }
+        // Nobody can tell whether a volume of another version is alive.
+        Err(crate::runtime::AttachError::Format {
+            source: FormatError::Version { .. } | FormatError::Features { .. },
+            ..
+        }) => return foreign(path, "a sidepath volume of another version", o).map(|()| None),
+        Err(_) => {}
+    }
+    let size = device.size();
+    let unit = u64::from(device.logical_block().max(512));
+    let span = |want: usize| crate::format::bytes::to_usize((want as u64).min(size) / unit * unit);
+    let pool = Pool::new();
+    let mut head = pool.take_len(span(probe::HEAD_BYTES));
+    device.read_at(0, head.as_mut()).map_err(io)?;
+    let tail_len = span(probe::TAIL_BYTES);
+    let mut tail = pool.take_len(tail_len);
+    device.read_at(size / unit * unit - tail_len as u64, tail.as_mut()).map_err(io)?;
+    if let Some(what) = probe::signature(head.as_ref(), tail.as_ref()) {
+        return foreign(path, what, o).map(|()| None);
+    }
+    if !probe::is_blank(head.as_ref()) || !probe::is_blank(tail.as_ref()) {
+        return foreign(path, "data that sidepath does not know", o).map(|()| None);
+    }
+    Ok(None)
+}
+
+/// Foreign data goes only when the name of the file or device itself was typed.
+fn foreign(path: &Path, what: &'static str, o: &InitOptions) -> Result<(), InitError> {
+    let expect = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    if o.force && o.name == expect {
+        return Ok(());
+    }
+    Err(InitError::Foreign { path: path.to_owned(), what, expect })
+}
+
+fn check_volume(
+    path: &Path,
+    device: &FileDevice,
+    volume: &Superblock,
+    o: &InitOptions,
+) -> Result<(), InitError> {
+    let name = || volume.name.clone();
+    if !o.force || o.name != volume.name {
+        return Err(InitError::IsAVolume {
+            path: path.to_owned(),
+            name: name(),
+            uuid: volume.uuid,
+        });
+    }
+    if crate::lock::take(path, 0, 0).is_ok_and(|l| l.is_none()) {
+        return Err(InitError::Attached { path: path.to_owned() });
+    }
+    match watch(device, volume).map_err(|source| InitError::Io { path: path.to_owned(), source })? {
+        Some(node) => Err(InitError::Live { path: path.to_owned(), name: name(), node }),
+        None => Ok(()),
+    }
+}
+
+/// Watches every entry for three of its beats; the first node seen beating.
+pub(crate) fn watch(device: &dyn BlockDevice, volume: &Superblock) -> Result<Option<u8>, IoFault> {
+    let pool = Pool::new();
+    let look = || {
+        let mut region = pool.take_len(volume.geometry.table_region_bytes());
+        device.read_at(0, region.as_mut())?;
+        Ok(Table::decode(region.as_ref(), volume))
+    };
+    let first = look()?;
+    let slowest = first.entries.iter().flatten().filter(|e| !e.goodbye);
+    let slowest = slowest.map(|e| e.interval_us.clamp(10_000, 2_000_000)).max().unwrap_or(0);
+    let until = std::time::Instant::now() + Duration::from_micros(slowest * WATCH_BEATS);
+    while std::time::Instant::now() < until {
+        std::thread::sleep(Duration::from_micros((slowest / 4).clamp(5_000, 100_000)));
+        let table = look()?;
+        for (before, now) in first.entries.iter().zip(&table.entries) {
+            if let Some(e) = now
+                && before.as_ref().map(|b| (b.epoch, b.beat)) != Some((e.epoch, e.beat))
+                && !e.goodbye
+            {
+                return Ok(Some(e.node));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Both copies, for `verify`.
+pub(crate) fn copies(
+    device: &dyn BlockDevice,
+    volume: &Superblock,
+) -> Result<[Result<Superblock, FormatError>; 2], IoFault> {
+    let pool = Pool::new();
+    let read = |offset: u64, copy: Copy| {
+        let mut buf = pool.take_len(volume.geometry.block());
+        device.read_at(offset, buf.as_mut())?;
+        Ok(Superblock::decode(buf.as_ref(), copy))
+    };
+    Ok([read(0, Copy::First)?, read(volume.geometry.last_offset(), Copy::Last)?])
+}

@@ -1,0 +1,8 @@
+//! Pure plans: what to write or read next. No media, no threads, no clock.
+//!
+//! [`send::Writer`] fills rings, [`receive::Reader`] empties them; [`ring`] keeps account of which
+//! places of a ring hold bytes the reader has not read.
+
+pub mod receive;
+pub mod ring;
+pub mod send;

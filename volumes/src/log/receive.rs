@@ -1,0 +1,566 @@
+//! The Reader: what peers wrote for us, one read at a time.
+//!
+//! ```text
+//!   table_update ---> epoch, head announced, mailbox counter, per lane
+//!   step: rest of a long record > mailboxes that moved > express rings > data rings > sleep
+//!
+//!   at the expected number and place we find      then
+//!     whole record                                deliver, go on behind it
+//!     right header, wrong body                    not yet; after 50 ms: reported
+//!     anything else (older, nothing, foreign)     nothing new
+//!     ... but the head announced lies beyond      after 50 ms: Missing, go on
+//! ```
+//!
+//! A lane is read only once the table shows an epoch of its writer. Each epoch starts at number 1,
+//! place 0; a Reader that starts in the middle of one goes on from the head announced then.
+//!
+//! Awkward cases: torn reads are normal (6 % on tmpfs at full speed); a damaged record with a whole
+//! header costs that record alone; an unreadable place counts as missing only while the rest of
+//! the medium is seen to work, so an outage of the medium never skips anything; a table that goes
+//! backwards changes nothing.
+
+use crate::event::{Fact, IoFault, IoFaultKind, Micros, Op, Ring, Step};
+use crate::format::bytes::len_u32;
+use crate::format::record::{self, Address, Header, Kind};
+use crate::format::superblock::Superblock;
+use crate::format::table::{Entry, Head, Table};
+use crate::format::{RECORD_BYTES_MAX, mailbox};
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// How long the expected record may stay unreadable.
+pub const DEADLINE: Micros = 50_000;
+const SPIN: Micros = 1_000;
+const NAP: Micros = 50;
+const NAP_LONG_AFTER: Micros = 20_000;
+const NAP_MAX: Micros = 2_000;
+const RETRY: Micros = 500;
+const FAULT_RETRY_MIN: Micros = 1_000;
+const FAULT_RETRY_MAX: Micros = 1_000_000;
+/// Polls that find nothing shrink to this size: reading 64 KiB whole beats header-first.
+const GUESS_BYTES_IDLE: usize = 64 << 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Active,
+    /// Look this often only (and when the table announces something).
+    Standby {
+        interval: Micros,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counters {
+    pub polls: u64,
+    pub records: u64,
+    pub bytes: u64,
+    /// Reads that found the expected header with a body not whole yet.
+    pub torn: u64,
+    pub missing: u64,
+    /// Records of older epochs found where a new one was expected.
+    pub stale: u64,
+    pub faults: u64,
+}
+
+#[derive(Debug)]
+struct Tail {
+    next: Head,
+    announced: Head,
+    /// Blocks of the last record: how much the next poll reads.
+    guess: u32,
+    trouble: Option<Micros>,
+    /// Blocks of the record whose body is wrong.
+    damaged: Option<u32>,
+    reported: bool,
+    fault: Option<Micros>,
+    tables_since_fault: u32,
+    fault_retry: Micros,
+    retry_at: Micros,
+    delivered_at: Micros,
+}
+
+impl Tail {
+    fn new(next: Head, announced: Head) -> Self {
+        Self {
+            next,
+            announced,
+            guess: 1,
+            trouble: None,
+            damaged: None,
+            reported: false,
+            fault: None,
+            tables_since_fault: 0,
+            fault_retry: FAULT_RETRY_MIN,
+            retry_at: 0,
+            delivered_at: 0,
+        }
+    }
+
+    fn go_to(&mut self, next: Head) {
+        self.next = next;
+        self.trouble = None;
+        self.damaged = None;
+        self.reported = false;
+        self.retry_at = 0;
+    }
+
+    fn behind(&self) -> bool {
+        self.announced.number > self.next.number
+    }
+}
+
+#[derive(Debug)]
+struct Lane {
+    node: u8,
+    epoch: u64,
+    beat: u64,
+    stale_seen: u64,
+    letters_announced: u64,
+    letters_read: u64,
+    letter_retry_at: Micros,
+    letter_trouble: Option<Micros>,
+    tails: [Tail; 2],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Poll {
+    slot: usize,
+    ring: Ring,
+    epoch: u64,
+    at: Head,
+    len: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flight {
+    None,
+    Poll(Poll),
+    Letter { slot: usize, epoch: u64 },
+}
+
+#[derive(Debug, Clone)]
+pub struct ReaderOptions {
+    pub node: u8,
+    pub superblock: Superblock,
+}
+
+/// Public methods: getters, inputs (`table_update`, `set_mode`, `wake`), then the machine's
+/// `step`, `complete`, `drain_facts`.
+#[derive(Debug)]
+pub struct Reader {
+    o: ReaderOptions,
+    slot: usize,
+    mode: Mode,
+    lanes: Vec<Lane>,
+    seen_a_table: bool,
+    round: VecDeque<(usize, Ring)>,
+    rounds: u64,
+    rest: Option<Poll>,
+    flight: Flight,
+    round_at: Micros,
+    nap: Micros,
+    traffic_at: Micros,
+    facts: VecDeque<Fact>,
+    counters: Counters,
+}
+
+impl Reader {
+    /// `None`: the volume has no such node.
+    #[must_use]
+    pub fn new(o: ReaderOptions) -> Option<Self> {
+        let slot = o.superblock.geometry.slot(o.node)?;
+        let lanes = o.superblock.geometry.nodes.iter().map(|&node| Lane {
+            node,
+            epoch: 0,
+            beat: 0,
+            stale_seen: 0,
+            letters_announced: 0,
+            letters_read: 0,
+            letter_retry_at: 0,
+            letter_trouble: None,
+            tails: [(); 2].map(|()| Tail::new(Head::START, Head::START)),
+        });
+        Some(Self {
+            slot,
+            mode: Mode::Active,
+            lanes: lanes.collect(),
+            seen_a_table: false,
+            round: VecDeque::new(),
+            rounds: 0,
+            rest: None,
+            flight: Flight::None,
+            round_at: 0,
+            nap: NAP,
+            traffic_at: 0,
+            facts: VecDeque::new(),
+            counters: Counters::default(),
+            o,
+        })
+    }
+
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Per node: the epoch we read, and up to which number, by ring.
+    pub fn cursors(&self) -> impl Iterator<Item = (u8, u64, [u64; 2])> + '_ {
+        self.lanes.iter().map(|l| {
+            let read = |r: Ring| l.tails[r.index()].next.number - 1;
+            (l.node, l.epoch, [read(Ring::Express), read(Ring::Data)])
+        })
+    }
+
+    /// Starts reading that node's epoch at these places (instead of where the first table says);
+    /// for a replicator that goes on where an earlier one stopped.
+    pub fn resume(&mut self, from: u8, epoch: u64, next: [Head; 2]) {
+        if let Some(slot) = self.o.superblock.geometry.slot(from) {
+            let lane = &mut self.lanes[slot];
+            lane.epoch = epoch;
+            lane.tails = next.map(|h| Tail::new(h, h));
+        }
+    }
+
+    /// The node table was read at `now`.
+    pub fn table_update(&mut self, now: Micros, table: &Table) {
+        let first = !std::mem::replace(&mut self.seen_a_table, true);
+        let mut news = false;
+        for slot in 0..self.lanes.len() {
+            if let Some(entry) = table.get(slot).filter(|_| slot != self.slot) {
+                news |= self.heard(slot, entry, first);
+            }
+        }
+        if news {
+            self.wake(now);
+        }
+    }
+
+    fn heard(&mut self, slot: usize, entry: &Entry, first: bool) -> bool {
+        let lane = &mut self.lanes[slot];
+        if entry.epoch < lane.epoch {
+            if lane.stale_seen != entry.epoch {
+                lane.stale_seen = entry.epoch;
+                let (from, seen) = (lane.node, entry.epoch);
+                self.facts.push_back(Fact::StaleEpoch { from, seen, current: lane.epoch });
+            }
+            return false;
+        }
+        let heads = Ring::BOTH.map(|r| entry.head(self.slot, r));
+        let letters = entry.cells.get(self.slot).map_or(0, |c| c.mailbox);
+        let mut news = false;
+        if entry.epoch > lane.epoch {
+            lane.epoch = entry.epoch;
+            lane.beat = entry.beat;
+            lane.letters_read = 0;
+            lane.letters_announced = letters;
+            lane.letter_trouble = None;
+            lane.tails = heads.map(|h| Tail::new(if first { h } else { Head::START }, h));
+            news = true;
+        } else if entry.beat >= lane.beat {
+            lane.beat = entry.beat;
+            news |= letters > lane.letters_announced;
+            lane.letters_announced = lane.letters_announced.max(letters);
+            for ring in Ring::BOTH {
+                let tail = &mut lane.tails[ring.index()];
+                if heads[ring.index()].number > tail.announced.number {
+                    tail.announced = heads[ring.index()];
+                    news |= tail.behind();
+                }
+            }
+        }
+        for tail in &mut lane.tails {
+            tail.tables_since_fault = tail.tables_since_fault.saturating_add(1);
+        }
+        news
+    }
+
+    pub fn set_mode(&mut self, now: Micros, mode: Mode) {
+        if self.mode != mode {
+            self.mode = mode;
+            self.wake(now);
+        }
+    }
+
+    /// Look now (a doorbell rang).
+    pub fn wake(&mut self, now: Micros) {
+        self.round_at = self.round_at.min(now);
+        self.nap = NAP;
+    }
+
+    pub fn step(&mut self, now: Micros) -> Step {
+        if self.flight != Flight::None {
+            return Step::Idle;
+        }
+        if let Some(poll) = self.rest.take() {
+            return self.poll(poll);
+        }
+        if let Some(step) = self.letter(now) {
+            return step;
+        }
+        loop {
+            while let Some((slot, ring)) = self.round.pop_front() {
+                let lane = &self.lanes[slot];
+                let tail = &lane.tails[ring.index()];
+                if lane.epoch == 0 || now < tail.retry_at {
+                    continue;
+                }
+                let block = self.o.superblock.geometry.block();
+                let to_end = self.o.superblock.geometry.ring_blocks(ring) - tail.next.place;
+                let len = tail.guess.clamp(1, to_end) as usize * block;
+                return self.poll(Poll { slot, ring, epoch: lane.epoch, at: tail.next, len });
+            }
+            if let Some(step) = self.plan(now) {
+                return step;
+            }
+        }
+    }
+
+    /// The round is over. `None`: a new one was filled, with something due now.
+    fn plan(&mut self, now: Micros) -> Option<Step> {
+        let tails = || self.lanes.iter().filter(|l| l.epoch != 0).flat_map(|l| &l.tails);
+        if tails().next().is_none() {
+            return Some(Step::Idle);
+        }
+        let retries = tails().filter(|t| t.retry_at > now || t.trouble.is_some());
+        let retry_at = retries.map(|t| t.retry_at.max(now)).min().unwrap_or(Micros::MAX);
+        let letters = self.lanes.iter().filter(|l| l.letters_announced > l.letters_read);
+        let letter_at = letters.map(|l| l.letter_retry_at).min().unwrap_or(Micros::MAX);
+        let at = self.round_at.min(retry_at).min(letter_at);
+        if at > now {
+            return Some(Step::WaitUntil(at));
+        }
+        self.fill_round(now);
+        if self.round.is_empty() {
+            // All that is readable waits for its retry.
+            return Some(Step::WaitUntil(retry_at.min(letter_at).max(now + 1)));
+        }
+        let idle = now.saturating_sub(self.traffic_at);
+        self.round_at = match self.mode {
+            _ if idle < SPIN && self.traffic_at != 0 => now,
+            Mode::Standby { interval } => now + interval.max(1),
+            Mode::Active if idle < NAP_LONG_AFTER => {
+                self.nap = NAP;
+                now + NAP
+            }
+            Mode::Active => {
+                self.nap = (self.nap * 2).min(NAP_MAX);
+                now + self.nap
+            }
+        };
+        None
+    }
+
+    /// Express rings first. While small records flow, the rings that carry them are looked at
+    /// three times as often as the silent ones: each silent look costs one read of latency.
+    fn fill_round(&mut self, now: Micros) {
+        self.rounds += 1;
+        let idle = len_u32(GUESS_BYTES_IDLE / self.o.superblock.geometry.block()).max(1);
+        let hot = |t: &Tail| now.saturating_sub(t.delivered_at) < SPIN && t.delivered_at != 0;
+        let tails = || self.lanes.iter().flat_map(|l| &l.tails);
+        let narrow =
+            self.rounds % 4 != 0 && tails().any(hot) && tails().all(|t| !hot(t) || t.guess <= idle);
+        for ring in Ring::BOTH {
+            for (slot, lane) in self.lanes.iter().enumerate() {
+                let tail = &lane.tails[ring.index()];
+                let due = lane.epoch != 0 && tail.retry_at <= now;
+                if due && (!narrow || hot(tail) || tail.behind() || tail.trouble.is_some()) {
+                    self.round.push_back((slot, ring));
+                }
+            }
+        }
+    }
+
+    fn poll(&mut self, poll: Poll) -> Step {
+        let g = &self.o.superblock.geometry;
+        let Some(base) = g.ring_offset(self.lanes[poll.slot].node, self.o.node, poll.ring) else {
+            return Step::Idle;
+        };
+        self.counters.polls += 1;
+        self.flight = Flight::Poll(poll);
+        let offset = base + u64::from(poll.at.place) * u64::from(g.block_bytes);
+        Step::Do(Op::Read { offset, len: poll.len })
+    }
+
+    fn letter(&mut self, now: Micros) -> Option<Step> {
+        let g = &self.o.superblock.geometry;
+        let slot = self.lanes.iter().position(|l| {
+            l.epoch != 0 && l.letters_announced > l.letters_read && l.letter_retry_at <= now
+        })?;
+        let lane = &self.lanes[slot];
+        self.flight = Flight::Letter { slot, epoch: lane.epoch };
+        let offset = g.mailbox_offset(lane.node, self.o.node)?;
+        Some(Step::Do(Op::Read { offset, len: g.block() }))
+    }
+
+    pub fn complete(&mut self, now: Micros, result: Result<Bytes, IoFault>) {
+        let flight = std::mem::replace(&mut self.flight, Flight::None);
+        if let Err(fault) = &result {
+            self.counters.faults += 1;
+            self.facts.push_back(Fact::ReadFailed { fault: fault.clone() });
+        }
+        match flight {
+            Flight::None => {}
+            Flight::Letter { slot, epoch } if self.lanes[slot].epoch == epoch => {
+                self.letter_read(now, slot, result.ok());
+            }
+            Flight::Poll(poll) => {
+                let lane = &self.lanes[poll.slot];
+                if (lane.epoch, lane.tails[poll.ring.index()].next) == (poll.epoch, poll.at) {
+                    match result {
+                        Ok(bytes) => self.poll_read(now, poll, &bytes),
+                        Err(_) => self.poll_failed(now, poll),
+                    }
+                }
+            }
+            Flight::Letter { .. } => {}
+        }
+    }
+
+    pub fn drain_facts(&mut self) -> impl Iterator<Item = Fact> + '_ {
+        self.facts.drain(..)
+    }
+
+    fn letter_read(&mut self, now: Micros, slot: usize, bytes: Option<Bytes>) {
+        let lane = &mut self.lanes[slot];
+        let address = (self.o.superblock.uuid, lane.node, self.o.node);
+        let message = bytes.as_ref().and_then(|b| mailbox::decode(b, address));
+        let due = lane.letters_read + 1;
+        match message {
+            Some(m) if m.epoch == lane.epoch && m.counter >= due => {
+                lane.letters_read = m.counter;
+                lane.letter_trouble = None;
+                self.facts.push_back(Fact::Mailbox { from: lane.node, bytes: m.body });
+            }
+            _ => {
+                lane.letter_retry_at = now + RETRY;
+                let since = *lane.letter_trouble.get_or_insert(now);
+                if bytes.is_none() {
+                    lane.letter_retry_at = now + DEADLINE;
+                } else if now.saturating_sub(since) >= DEADLINE {
+                    // Damaged: the next message will overwrite it.
+                    lane.letters_read = lane.letters_announced;
+                    lane.letter_trouble = None;
+                }
+            }
+        }
+    }
+
+    fn poll_read(&mut self, now: Micros, poll: Poll, bytes: &Bytes) {
+        let g = &self.o.superblock.geometry;
+        let (block, ring_blocks) = (g.block(), g.ring_blocks(poll.ring));
+        let lane = &mut self.lanes[poll.slot];
+        let address = Address {
+            uuid: self.o.superblock.uuid,
+            from: lane.node,
+            to: self.o.node,
+            ring: poll.ring,
+        };
+        let tail = &mut lane.tails[poll.ring.index()];
+        tail.fault = None;
+        tail.fault_retry = FAULT_RETRY_MIN;
+        let header = Header::decode(bytes, &address, poll.at.place);
+        let Some(h) = header.filter(|h| h.epoch == poll.epoch && h.number == poll.at.number) else {
+            self.counters.stale += u64::from(header.is_some_and(|h| h.epoch < poll.epoch));
+            tail.damaged = None;
+            let idle = len_u32(GUESS_BYTES_IDLE / block).max(1);
+            tail.guess = tail.guess.min((tail.guess / 2).max(idle));
+            if tail.behind() {
+                self.trouble(now, poll);
+            } else {
+                tail.trouble = None;
+            }
+            return;
+        };
+        if !h.fits(ring_blocks, block) {
+            return self.trouble(now, poll);
+        }
+        if h.bytes() > bytes.len() {
+            let len = (h.blocks as usize * block).min(RECORD_BYTES_MAX + block);
+            self.rest = Some(Poll { len, ..poll });
+            return;
+        }
+        let frames = match h.kind {
+            Kind::Wrap => Some(Vec::new()),
+            Kind::Data => record::open(bytes, &h),
+        };
+        let Some(frames) = frames else {
+            self.counters.torn += 1;
+            tail.damaged = Some(h.blocks);
+            return self.trouble(now, poll);
+        };
+        let next =
+            Head { number: poll.at.number + 1, place: (poll.at.place + h.blocks) % ring_blocks };
+        tail.go_to(next);
+        tail.delivered_at = now.max(1);
+        self.traffic_at = now.max(1);
+        self.nap = NAP;
+        self.round_at = now;
+        let (from, ring, number) = (lane.node, poll.ring, poll.at.number);
+        if h.kind == Kind::Data {
+            tail.guess = h.blocks;
+            self.counters.records += 1;
+            self.counters.bytes += h.bytes() as u64;
+            self.facts.push_back(Fact::Frames { from, ring, number, frames });
+        }
+        self.facts.push_back(Fact::Cursor { from, ring, number });
+    }
+
+    /// The expected record is not to be had; perhaps it never will be.
+    fn trouble(&mut self, now: Micros, poll: Poll) {
+        let tail = &mut self.lanes[poll.slot].tails[poll.ring.index()];
+        tail.retry_at = now + RETRY;
+        let since = *tail.trouble.get_or_insert(now);
+        if now.saturating_sub(since) < DEADLINE {
+            return;
+        }
+        if tail.behind() {
+            self.give_up(poll);
+        } else if tail.damaged.is_some() && !tail.reported {
+            tail.reported = true;
+            let from = self.lanes[poll.slot].node;
+            let (ring, number) = (poll.ring, poll.at.number);
+            self.facts.push_back(Fact::CorruptRecord { from, ring, number });
+        }
+    }
+
+    fn poll_failed(&mut self, now: Micros, poll: Poll) {
+        let tail = &mut self.lanes[poll.slot].tails[poll.ring.index()];
+        if tail.fault.is_none() {
+            tail.tables_since_fault = 0;
+        }
+        let since = *tail.fault.get_or_insert(now);
+        tail.retry_at = now + tail.fault_retry;
+        tail.fault_retry = (tail.fault_retry * 2).min(FAULT_RETRY_MAX);
+        tail.guess = 1;
+        if tail.behind() && tail.tables_since_fault >= 2 && now.saturating_sub(since) >= DEADLINE {
+            tail.fault = None;
+            self.give_up(poll);
+        }
+    }
+
+    /// Goes on behind the damaged record, or at the head announced.
+    fn give_up(&mut self, poll: Poll) {
+        let ring_blocks = self.o.superblock.geometry.ring_blocks(poll.ring);
+        let lane = &mut self.lanes[poll.slot];
+        let tail = &mut lane.tails[poll.ring.index()];
+        let next = match tail.damaged {
+            Some(blocks) => {
+                Head { number: poll.at.number + 1, place: (poll.at.place + blocks) % ring_blocks }
+            }
+            None => tail.announced,
+        };
+        tail.go_to(next);
+        let (from, ring, first, last) = (lane.node, poll.ring, poll.at.number, next.number - 1);
+        self.counters.missing += last + 1 - first;
+        self.facts.push_back(Fact::Missing { from, ring, first, last });
+        self.facts.push_back(Fact::Cursor { from, ring, number: last });
+    }
+}
+
+/// A read that came back shorter than asked.
+#[must_use]
+pub fn short_read(offset: u64, want: usize, got: usize) -> IoFault {
+    let detail =
+        format!("read of {want} bytes at {offset} returned {got}: the medium is too short");
+    IoFault::new(IoFaultKind::ShortRead, detail)
+}

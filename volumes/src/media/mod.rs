@@ -1,0 +1,60 @@
+//! Where bytes live, behind one small trait.
+//!
+//! ```text
+//!   BlockDevice: read_at, write_at, flush        file | block device | memory | faulty wrapper
+//! ```
+//!
+//! Awkward cases: on a medium that several hosts share, the page cache serves stale bytes for
+//! ever, so direct I/O is required there; a truncated or vanished medium answers with a fault,
+//! never with a signal (nothing is mapped).
+
+pub mod conformance;
+pub mod fault;
+pub mod file;
+pub mod memory;
+
+use crate::event::IoFault;
+use std::fmt::Debug;
+
+pub use fault::FaultDevice;
+pub use file::{Direct, FileDevice, Kind, OpenError, open};
+pub use memory::MemoryDevice;
+
+/// Whole blocks at aligned offsets and addresses; every implementation passes [`conformance`].
+pub trait BlockDevice: Send + Sync + Debug {
+    /// Bytes from the start to the end.
+    fn size(&self) -> u64;
+    /// Smallest unit of a read or write, in bytes.
+    fn logical_block(&self) -> u32;
+    /// Fills `buf`, or fails.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), IoFault>;
+    /// Writes all of `data`, or fails, having written any part of it.
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), IoFault>;
+    /// Returns when all completed writes survive a loss of power.
+    fn flush(&self) -> Result<(), IoFault>;
+    /// Whether its name still leads to it (a file may have been renamed or replaced).
+    fn still_there(&self) -> bool {
+        true
+    }
+}
+
+impl<D: BlockDevice + ?Sized> BlockDevice for std::sync::Arc<D> {
+    fn size(&self) -> u64 {
+        (**self).size()
+    }
+    fn logical_block(&self) -> u32 {
+        (**self).logical_block()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), IoFault> {
+        (**self).read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), IoFault> {
+        (**self).write_at(offset, data)
+    }
+    fn flush(&self) -> Result<(), IoFault> {
+        (**self).flush()
+    }
+    fn still_there(&self) -> bool {
+        (**self).still_there()
+    }
+}

@@ -1,0 +1,66 @@
+//! The three threads and what passes between their machines.
+//!
+//! ```text
+//!   sp-flusher: Writer   sp-reader: Reader   sp-keeper: Keeper   sp-watch: stuck operations
+//!        ^  heads              ^ table, cursors     |
+//!        +---------------------+--------------------+
+//! ```
+
+use crate::event::{Fact, Reason};
+use crate::flusher::{Seat, drive};
+use crate::keeper::Keeper;
+use crate::runtime::Shared;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) fn flusher(shared: &Arc<Shared>) {
+    drive(shared, &shared.writer, &shared.pulses[0], false, |_, _| {}, |_, _| {});
+}
+
+pub(crate) fn reader(shared: &Arc<Shared>) {
+    // Naps of 50 us are pointless with the default timer slack of 50 us.
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1_000));
+    drive(shared, &shared.reader, &shared.pulses[1], false, |_, _| {}, |_, _| {});
+}
+
+pub(crate) fn keeper(shared: &Arc<Shared>) {
+    if !shared.ready() && !shared.wait_for_medium() {
+        return;
+    }
+    let reason = drive(shared, &shared.keeper, &shared.pulses[2], true, gather, spread);
+    if let Some(Reason::Goodbye) = reason {
+        shared.keeper_done();
+    }
+    shared.wake_all();
+}
+
+/// What the next entry will say.
+fn gather(shared: &Shared, seat: &Seat<Keeper>) {
+    let heads: Vec<_> = shared.writer.lock().iter().flat_map(|w| w.heads()).collect();
+    let cursors: Vec<_> = shared.reader.lock().iter().flat_map(|r| r.cursors()).collect();
+    if let Some(keeper) = seat.lock().as_mut() {
+        heads.into_iter().for_each(|(to, h, letters)| keeper.set_heads(to, h, letters));
+        cursors.into_iter().for_each(|(from, e, c)| keeper.set_cursors(from, e, c));
+    }
+}
+
+/// What the table just read means to the other two.
+fn spread(shared: &Shared, seat: &Seat<Keeper>) {
+    let table = seat.lock().as_mut().and_then(Keeper::take_table);
+    if let Some(table) = table {
+        let now = (shared.clock)();
+        shared.reader.wake(|r| r.table_update(now, &table));
+    }
+}
+
+/// Notices operations that never come back, also when every other thread is stuck.
+pub(crate) fn watch(shared: &Arc<Shared>) {
+    let nap = (shared.io_deadline / 4).clamp(5_000, 250_000);
+    while !shared.stopping() {
+        let now = (shared.clock)();
+        let mut facts: Vec<Fact> =
+            shared.pulses.iter().filter_map(|p| p.newly_stuck(now, shared.io_deadline)).collect();
+        shared.report(&mut facts);
+        shared.nap(Duration::from_micros(nap));
+    }
+}

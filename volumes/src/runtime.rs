@@ -1,0 +1,633 @@
+//! The threaded runtime: [`attach`] a volume, hand frames to the [`Handle`], receive facts.
+//!
+//! ```text
+//!   attach -- path, superblock, node, sector, direct I/O, host lock: checked at once
+//!        `--> sp-keeper claims the node's entry --> Fact::Attached --> writing and reading
+//! ```
+//!
+//! No method of [`Handle`] waits for the medium. Awkward cases: a medium that is not there yet is
+//! waited for when `wait_for_medium` says so; a thread stuck in the kernel is left behind at
+//! shutdown (its late write carries an old epoch and harms nobody).
+
+use crate::buffer::Pool;
+use crate::event::{Fact, Micros, Ring};
+use crate::fence::Permit;
+use crate::flusher::{Pulse, Seat};
+use crate::format::BLOCK_MAX;
+use crate::format::superblock::{Copy, FormatError, Superblock};
+use crate::keeper::{Keeper, KeeperOptions};
+use crate::lock::HostLock;
+use crate::log::receive::{Mode, Reader, ReaderOptions};
+use crate::log::send::{Refused, Writer, WriterOptions};
+use crate::media::file::How;
+use crate::media::{self, BlockDevice, Direct, OpenError};
+use crate::status::{LaneStatus, VolumeCounters, VolumeState, VolumeStatus};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+pub type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
+/// Called from our threads; must not block.
+pub type Sink = Arc<dyn Fn(Fact) + Send + Sync>;
+/// Opens the medium: once per thread, and again when it keeps failing.
+pub type Opener = Arc<dyn Fn() -> Result<Arc<dyn BlockDevice>, AttachError> + Send + Sync>;
+
+#[derive(Debug, Clone)]
+pub struct AttachOptions {
+    pub path: PathBuf,
+    pub node: u8,
+    /// The new epoch is greater than this.
+    pub epoch: u64,
+    pub flush_bytes: usize,
+    pub flush_delay: Duration,
+    /// One host alone uses the medium: the page cache may be used (tmpfs).
+    pub single_host: bool,
+    /// An operation older than this is reported as stalled.
+    pub io_deadline: Duration,
+    pub beat_interval: Duration,
+    /// Bound of what waits to be written.
+    pub outbox_bytes_max: usize,
+    /// A medium that cannot be opened is waited for instead of refused.
+    pub wait_for_medium: bool,
+}
+
+impl AttachOptions {
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>, node: u8) -> Self {
+        Self {
+            path: path.into(),
+            node,
+            epoch: 0,
+            flush_bytes: 64 << 10,
+            flush_delay: Duration::from_micros(500),
+            single_host: false,
+            io_deadline: Duration::from_secs(1),
+            beat_interval: Duration::from_millis(100),
+            outbox_bytes_max: 8 << 20,
+            wait_for_medium: false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    #[error(transparent)]
+    Open(Arc<OpenError>),
+    #[error("{path}: {source}; check the path, or format it with `sidepath volume init`")]
+    Format { path: PathBuf, source: FormatError },
+    #[error(
+        "{path}: node {node} has no place on volume {name:?} (it was made for nodes {nodes:?}); \
+         use one of these ids or format a volume for more nodes"
+    )]
+    UnknownNode { path: PathBuf, node: u8, name: String, nodes: Vec<u8> },
+    #[error(
+        "{path}: the volume is {need} bytes long, the medium only {have}: \
+         it was cut short, or this is not the medium it was made on"
+    )]
+    TooSmall { path: PathBuf, need: u64, have: u64 },
+    #[error(
+        "{path}: the medium's sectors of {logical} bytes are larger than the volume's blocks of \
+         {block}; format it anew with `--sector {logical}`"
+    )]
+    WrongSector { path: PathBuf, logical: u32, block: u32 },
+    #[error(
+        "{path}: another daemon on this host runs as node {node} on this volume; stop it first"
+    )]
+    Locked { path: PathBuf, node: u8 },
+    #[error("{path}: cannot read it: {detail}")]
+    Io { path: PathBuf, detail: String },
+    #[error("{path}: the medium did not answer within {waited_ms} ms")]
+    Silent { path: PathBuf, waited_ms: u128 },
+    #[error("cannot start a thread: {detail}")]
+    Thread { detail: String },
+}
+
+impl AttachError {
+    /// Whether the operator's words are at fault rather than the machine.
+    #[must_use]
+    pub fn is_input_error(&self) -> bool {
+        match self {
+            Self::Open(e) => e.is_input_error(),
+            Self::Io { .. } | Self::Silent { .. } | Self::Thread { .. } => false,
+            _ => true,
+        }
+    }
+
+    /// Whether the same words may work later without anybody changing them.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Open(e) => matches!(**e, OpenError::Missing { .. } | OpenError::Other { .. }),
+            Self::Io { .. } | Self::Silent { .. } => true,
+            Self::Format { source, .. } => {
+                matches!(source, FormatError::NotAVolume | FormatError::BadChecksum)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Opens the volume's file or device as the options say.
+fn file_opener(o: &AttachOptions) -> Opener {
+    let path = o.path.clone();
+    let direct = if o.single_host { Direct::Preferred } else { Direct::Required };
+    Arc::new(move || match media::open(&path, How { write: true, direct, exclusive: false }) {
+        Ok(device) => Ok(Arc::new(device)),
+        Err(e) => Err(AttachError::Open(Arc::new(e))),
+    })
+}
+
+/// Reads the superblock: the first copy, or the last one when the first is damaged.
+pub fn read_superblock(
+    device: &dyn BlockDevice,
+    path: &std::path::Path,
+) -> Result<Superblock, AttachError> {
+    let pool = Pool::new();
+    let unit = device.logical_block().max(4096) as usize;
+    let io =
+        |e: crate::event::IoFault| AttachError::Io { path: path.to_owned(), detail: e.to_string() };
+    let read = |offset: u64| {
+        let mut buf = pool.take_len(unit);
+        device.read_at(offset, buf.as_mut()).map(|()| buf)
+    };
+    if device.size() < unit as u64 {
+        let source = FormatError::NotAVolume;
+        return Err(AttachError::Format { path: path.to_owned(), source });
+    }
+    let first = Superblock::decode(read(0).map_err(io)?.as_ref(), Copy::First);
+    let source = match first {
+        Ok(s) => return Ok(s),
+        Err(e @ (FormatError::Version { .. } | FormatError::Features { .. })) => {
+            return Err(AttachError::Format { path: path.to_owned(), source: e });
+        }
+        Err(e) => e,
+    };
+    let mut block = unit as u64;
+    while block <= BLOCK_MAX as u64 {
+        let blocks = device.size() / block;
+        if let Some(last) = blocks.checked_sub(1)
+            && let Ok(buf) = read(last * block)
+            && let Ok(s) = Superblock::decode(buf.as_ref(), Copy::Last)
+            && s.geometry.last_offset() == last * block
+        {
+            return Ok(s);
+        }
+        block *= 2;
+    }
+    Err(AttachError::Format { path: path.to_owned(), source })
+}
+
+/// All that an operator can get wrong, in one look.
+fn look(o: &AttachOptions, opener: &Opener) -> Result<Superblock, AttachError> {
+    let device = opener()?;
+    let path = || o.path.clone();
+    let superblock = read_superblock(&*device, &o.path)?;
+    let g = &superblock.geometry;
+    if g.slot(o.node).is_none() {
+        let (name, nodes) = (superblock.name.clone(), g.nodes.clone());
+        return Err(AttachError::UnknownNode { path: path(), node: o.node, name, nodes });
+    }
+    if device.size() < g.bytes() {
+        return Err(AttachError::TooSmall { path: path(), need: g.bytes(), have: device.size() });
+    }
+    if device.logical_block() > g.block_bytes {
+        let (logical, block) = (device.logical_block(), g.block_bytes);
+        return Err(AttachError::WrongSector { path: path(), logical, block });
+    }
+    Ok(superblock)
+}
+
+/// What the threads share.
+pub(crate) struct Shared {
+    o: AttachOptions,
+    pub(crate) opener: Opener,
+    pub(crate) clock: Clock,
+    sink: Sink,
+    pub(crate) pool: Pool,
+    pub(crate) permit: Arc<Permit>,
+    pub(crate) io_deadline: Micros,
+    pub(crate) writer: Seat<Writer>,
+    pub(crate) reader: Seat<Reader>,
+    pub(crate) keeper: Seat<Keeper>,
+    /// By role: flusher, reader, keeper.
+    pub(crate) pulses: [Pulse; 3],
+    pub(crate) reopen: AtomicU64,
+    superblock: OnceLock<Superblock>,
+    uses_host_lock: bool,
+    lock: Mutex<Option<HostLock>>,
+    stop: AtomicBool,
+    said_goodbye: AtomicBool,
+    stop_changed: (Mutex<()>, Condvar),
+    latency_us: AtomicU64,
+    /// Why it is waiting, or why it will never write again.
+    reason: Mutex<Option<String>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("path", &self.o.path).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn ready(&self) -> bool {
+        self.superblock.get().is_some()
+    }
+
+    pub(crate) fn keeper_done(&self) {
+        self.said_goodbye.store(true, Ordering::Release);
+        self.stop_changed.1.notify_all();
+    }
+
+    pub(crate) fn wake_all(&self) {
+        self.writer.notify();
+        self.reader.notify();
+        self.keeper.notify();
+        self.stop_changed.1.notify_all();
+    }
+
+    /// Sleeps, unless the runtime stops.
+    pub(crate) fn nap(&self, d: Duration) {
+        let guard = self.stop_changed.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.stopping() {
+            drop(self.stop_changed.1.wait_timeout(guard, d));
+        }
+    }
+
+    fn set_reason(&self, reason: Option<String>) {
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// Hands facts to the sink, after what we ourselves make of them. No lock is held.
+    pub(crate) fn report(&self, facts: &mut Vec<Fact>) {
+        for fact in facts.drain(..) {
+            match &fact {
+                Fact::RecordWritten { latency, .. } | Fact::BeatWritten { latency } => {
+                    let was = self.latency_us.load(Ordering::Relaxed);
+                    let is = if was == 0 { *latency } else { (was * 7 + latency) / 8 };
+                    self.latency_us.store(is.max(1), Ordering::Relaxed);
+                }
+                Fact::MailboxWritten { .. } => {
+                    self.keeper.wake(Keeper::beat_now);
+                }
+                Fact::PeerRead { node, ring, number } => {
+                    self.writer.wake(|w| w.released(*node, *ring, *number));
+                }
+                Fact::Attached { .. } => {
+                    self.set_reason(None);
+                    self.writer.notify();
+                }
+                Fact::Fenced { why } => self.set_reason(Some(why.to_string())),
+                Fact::ClaimRefused { error } => self.set_reason(Some(error.to_string())),
+                _ => {}
+            }
+            (self.sink)(fact);
+        }
+    }
+
+    /// Takes the host lock and seats the machines.
+    fn seat(&self, superblock: &Superblock) -> Result<(), AttachError> {
+        let g = &superblock.geometry;
+        let slot = g.slot(self.o.node).unwrap_or(0);
+        if self.uses_host_lock {
+            let (start, len) = (g.entry_offset(slot, 0), 2 * u64::from(g.block_bytes));
+            let path = || self.o.path.clone();
+            let lock = crate::lock::take(&self.o.path, start, len)
+                .map_err(|e| AttachError::Io { path: path(), detail: e.to_string() })?
+                .ok_or_else(|| AttachError::Locked { path: path(), node: self.o.node })?;
+            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
+        }
+        let mut nonce = [0; 8];
+        let _ = getrandom::fill(&mut nonce);
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = (self.clock)();
+        let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        let keeper = Keeper::new(KeeperOptions {
+            node: self.o.node,
+            superblock: superblock.clone(),
+            epoch: self.o.epoch,
+            nonce: u64::from_le_bytes(nonce).max(1),
+            interval: us(self.o.beat_interval),
+            wall_unix_us_at_zero: us(wall).saturating_sub(now),
+            permit: self.permit.clone(),
+            pool: self.pool.clone(),
+        });
+        let writer = Writer::new(WriterOptions {
+            node: self.o.node,
+            superblock: superblock.clone(),
+            permit: self.permit.clone(),
+            pool: self.pool.clone(),
+            flush_bytes: self.o.flush_bytes,
+            flush_delay: us(self.o.flush_delay),
+            outbox_bytes_max: self.o.outbox_bytes_max,
+        });
+        let reader =
+            Reader::new(ReaderOptions { node: self.o.node, superblock: superblock.clone() });
+        if let (Some(k), Some(w), Some(r)) = (keeper, writer, reader) {
+            self.writer.put(w);
+            self.reader.put(r);
+            self.keeper.put(k);
+        }
+        let _ = self.superblock.set(superblock.clone());
+        Ok(())
+    }
+
+    /// Retries until the medium can be opened; `false` when the runtime stops first.
+    pub(crate) fn wait_for_medium(&self) -> bool {
+        let mut pause = Duration::from_millis(20);
+        while !self.stopping() {
+            match look(&self.o, &self.opener).and_then(|s| self.seat(&s)) {
+                Ok(()) => {
+                    self.set_reason(Some("claiming".into()));
+                    return true;
+                }
+                Err(e) => {
+                    self.set_reason(Some(e.to_string()));
+                    let detail = e.to_string();
+                    let fault = crate::event::IoFault::new(crate::event::IoFaultKind::Gone, detail);
+                    self.report(&mut vec![Fact::ReadFailed { fault }]);
+                }
+            }
+            self.nap(pause);
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+        false
+    }
+}
+
+/// An attached volume. Dropping it stops its threads without waiting for them.
+#[derive(Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Attaches the file or block device at `opts.path`.
+pub fn attach(opts: AttachOptions, clock: Clock, sink: Sink) -> Result<Handle, AttachError> {
+    let opener = file_opener(&opts);
+    start(opts, opener, true, clock, sink)
+}
+
+/// Attaches any medium; there is no host lock.
+pub fn attach_to(
+    opts: AttachOptions,
+    opener: Opener,
+    clock: Clock,
+    sink: Sink,
+) -> Result<Handle, AttachError> {
+    start(opts, opener, false, clock, sink)
+}
+
+fn start(
+    o: AttachOptions,
+    opener: Opener,
+    uses_host_lock: bool,
+    clock: Clock,
+    sink: Sink,
+) -> Result<Handle, AttachError> {
+    let io_deadline = u64::try_from(o.io_deadline.as_micros()).unwrap_or(u64::MAX).max(1);
+    let shared = Arc::new(Shared {
+        opener,
+        clock,
+        sink,
+        pool: Pool::new(),
+        permit: Arc::new(Permit::default()),
+        io_deadline,
+        writer: Seat::default(),
+        reader: Seat::default(),
+        keeper: Seat::default(),
+        pulses: Default::default(),
+        reopen: AtomicU64::new(0),
+        superblock: OnceLock::new(),
+        uses_host_lock,
+        lock: Mutex::new(None),
+        stop: AtomicBool::new(false),
+        said_goodbye: AtomicBool::new(false),
+        stop_changed: Default::default(),
+        latency_us: AtomicU64::new(0),
+        reason: Mutex::new(Some("claiming".into())),
+        o,
+    });
+    // A hung medium hangs this look, not the caller.
+    let (tell, told) = mpsc::channel();
+    let s = shared.clone();
+    spawn("sp-look", move || {
+        let _ = tell.send(look(&s.o, &s.opener));
+    })?;
+    let patience = shared.o.io_deadline.max(Duration::from_millis(100)) * 2;
+    let looked = told.recv_timeout(patience).unwrap_or_else(|_| {
+        Err(AttachError::Silent { path: shared.o.path.clone(), waited_ms: patience.as_millis() })
+    });
+    match looked.and_then(|superblock| shared.seat(&superblock)) {
+        Ok(()) => {}
+        Err(e) if shared.o.wait_for_medium && e.may_pass() => {
+            shared.set_reason(Some(e.to_string()));
+        }
+        Err(e) => return Err(e),
+    }
+    let mut handle = Handle { shared, threads: Vec::new() };
+    let roles: [(&str, fn(&Arc<Shared>)); 4] = [
+        ("sp-keeper", crate::reader::keeper),
+        ("sp-flusher", crate::reader::flusher),
+        ("sp-reader", crate::reader::reader),
+        ("sp-watch", crate::reader::watch),
+    ];
+    for (name, role) in roles {
+        let s = handle.shared.clone();
+        handle.threads.push(spawn(name, move || role(&s))?);
+    }
+    Ok(handle)
+}
+
+fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, AttachError> {
+    let spawned = Builder::new().name(name.into()).spawn(f);
+    spawned.map_err(|e| AttachError::Thread { detail: e.to_string() })
+}
+
+impl Handle {
+    /// The superblock, once the medium was opened.
+    #[must_use]
+    pub fn superblock(&self) -> Option<&Superblock> {
+        self.shared.superblock.get()
+    }
+
+    /// The epoch we write under; 0 before [`Fact::Attached`].
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.shared.permit.epoch()
+    }
+
+    /// Largest frame that [`Handle::store`] takes for that ring.
+    #[must_use]
+    pub fn frame_bytes_max(&self, ring: Ring) -> usize {
+        self.superblock().map_or(0, |s| s.geometry.frame_bytes_max(ring))
+    }
+
+    /// Copies the frame into the batch being filled and wakes the flusher.
+    pub fn store(&self, to: u8, ring: Ring, frame: &[u8]) -> Result<(), Refused> {
+        let mut guard = self.shared.writer.lock();
+        let writer = guard.as_mut().ok_or(Refused::NotAttached)?;
+        writer.store((self.shared.clock)(), to, ring, frame)?;
+        let asleep = !writer.is_writing();
+        drop(guard);
+        if asleep {
+            self.shared.writer.notify();
+        }
+        Ok(())
+    }
+
+    /// Overwrites the mailbox for that node.
+    pub fn mailbox(&self, to: u8, bytes: &[u8]) -> Result<(), Refused> {
+        self.shared.writer.wake(|w| w.mailbox(to, bytes)).ok_or(Refused::NotAttached)?
+    }
+
+    /// That node has read everything up to `number`.
+    pub fn released(&self, to: u8, ring: Ring, number: u64) {
+        self.shared.writer.wake(|w| w.released(to, ring, number));
+    }
+
+    /// That node runs anew.
+    pub fn reset_lane(&self, to: u8) {
+        self.shared.writer.wake(|w| w.reset_lane(to));
+    }
+
+    pub fn set_reader_mode(&self, mode: Mode) {
+        let now = (self.shared.clock)();
+        self.shared.reader.wake(|r| r.set_mode(now, mode));
+    }
+
+    /// Look at the rings now (a doorbell rang).
+    pub fn wake_reader(&self) {
+        let now = (self.shared.clock)();
+        self.shared.reader.wake(|r| r.wake(now));
+    }
+
+    pub fn set_beat_interval(&self, interval: Duration) {
+        let us = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX);
+        self.shared.keeper.wake(|k| k.set_interval(us));
+    }
+
+    pub fn beat_now(&self) {
+        self.shared.keeper.wake(Keeper::beat_now);
+    }
+
+    #[must_use]
+    pub fn status(&self) -> VolumeStatus {
+        let s = &self.shared;
+        let now = (s.clock)();
+        let mut status = VolumeStatus {
+            path: s.o.path.display().to_string(),
+            node: s.o.node,
+            uuid: self.superblock().map(|s| s.uuid),
+            name: self.superblock().map(|s| s.name.clone()),
+            epoch: self.epoch(),
+            state: VolumeState::Up,
+            reason: None,
+            write_latency_us: Some(s.latency_us.load(Ordering::Relaxed)).filter(|&l| l != 0),
+            lanes: Vec::new(),
+            counters: VolumeCounters::default(),
+        };
+        let reason = s.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stuck = s.pulses.iter().find_map(|p| p.stuck(now, s.io_deadline));
+        let fault = [&s.pulses[2], &s.pulses[0], &s.pulses[1]].into_iter().find_map(Pulse::fault);
+        (status.state, status.reason) = if s.stopping() || s.said_goodbye.load(Ordering::Acquire) {
+            (VolumeState::Stopped, None)
+        } else if s.permit.fenced() {
+            (VolumeState::Fenced, reason)
+        } else if let Some((op, since)) = stuck {
+            let ms = now.saturating_sub(since) / 1000;
+            (VolumeState::Stalled, Some(format!("a {op} has not returned for {ms} ms")))
+        } else if let Some(fault) = fault {
+            (VolumeState::Failed, Some(fault))
+        } else if status.epoch == 0 {
+            (VolumeState::Attaching, reason)
+        } else {
+            (VolumeState::Up, None)
+        };
+        let c = &mut status.counters;
+        if let (Some(w), Some(volume)) = (s.writer.lock().as_ref(), self.superblock()) {
+            let g = &volume.geometry;
+            for &to in g.nodes.iter().filter(|&&n| n != s.o.node) {
+                let used = Ring::BOTH.map(|r| w.used_bytes(to, r));
+                let size = Ring::BOTH.map(|r| u64::from(g.ring_blocks(r)));
+                status.lanes.push(LaneStatus {
+                    to,
+                    used_bytes: used[0] + used[1],
+                    size_bytes: (size[0] + size[1]) * u64::from(g.block_bytes),
+                    buffered_bytes: w.buffered_bytes(to) as u64,
+                });
+            }
+            let w = w.counters();
+            c.frames_written = w.frames;
+            c.records_written = w.records;
+            c.bytes_written = w.bytes;
+            c.write_failures = w.failures;
+            c.checks = w.checks;
+            c.frames_reset = w.dropped;
+            c.marks_reached = w.marks;
+        }
+        if let Some(r) = s.reader.lock().as_ref() {
+            let r = r.counters();
+            c.polls = r.polls;
+            c.records_read = r.records;
+            c.bytes_read = r.bytes;
+            c.torn_reads = r.torn;
+            c.missing = r.missing;
+            c.stale = r.stale;
+            c.read_failures = r.faults;
+        }
+        status
+    }
+
+    /// Writes what is buffered, says goodbye, stops; never longer than `deadline`. Threads stuck
+    /// in the kernel are left behind. Returns whether everything came to its end.
+    pub fn shutdown(mut self, deadline: Duration) -> bool {
+        let began = Instant::now();
+        let left = |part: u32| (deadline / part).saturating_sub(began.elapsed());
+        let s = self.shared.clone();
+        let attached = s.permit.epoch() != 0 && !s.permit.fenced();
+        while attached && !left(2).is_zero() && !self.drained() {
+            s.nap(Duration::from_millis(1).min(left(2)));
+        }
+        if attached {
+            s.keeper.wake(Keeper::goodbye);
+            while !left(1).is_zero()
+                && !s.said_goodbye.load(Ordering::Acquire)
+                && !s.permit.fenced()
+            {
+                s.nap(Duration::from_millis(1).min(left(1)));
+            }
+        }
+        s.stop.store(true, Ordering::Release);
+        s.wake_all();
+        while !left(1).is_zero() && !self.threads.iter().all(JoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_micros(200).min(left(1)));
+        }
+        s.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let threads = std::mem::take(&mut self.threads);
+        threads.into_iter().all(|t| t.is_finished() && t.join().is_ok())
+    }
+
+    fn drained(&self) -> bool {
+        let guard = self.shared.writer.lock();
+        guard.as_ref().is_none_or(|w| {
+            let nodes = self.superblock().map_or(&[][..], |s| &s.geometry.nodes[..]);
+            !w.is_writing() && nodes.iter().all(|&n| w.buffered_bytes(n) == 0)
+        })
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.wake_all();
+        self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
