@@ -17,7 +17,18 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 
-use crate::{NodeId, Path, Time, path::Route, secure::FrameKey, wire};
+use crate::{
+    NodeId, Path, Time,
+    path::Route,
+    secure::FrameKey,
+    wire::{
+        Channel, HEADER, Header,
+        control::{self, WireBeat},
+    },
+};
+
+/// Longest beat, bytes.
+const BEAT_MAX: usize = 256;
 
 /// Content of a beat, also carried by storage as a pulse frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +70,8 @@ pub struct Heard {
     pub at: Time,
     /// Which one.
     pub number: u64,
+    /// Under which keys.
+    pub generation: u32,
     /// What it said.
     pub beat: Beat,
 }
@@ -122,41 +135,245 @@ pub enum BeatOrder {
 /// call [`Pulse::send`] when [`Pulse::next`] is due.
 #[derive(Debug)]
 pub struct Pulse {
-    #[allow(dead_code)]
     id: NodeId,
-    #[allow(dead_code)]
-    peers: BTreeMap<NodeId, ()>,
+    peers: BTreeMap<NodeId, Target>,
+}
+
+#[derive(Debug)]
+struct Target {
+    endpoints: Vec<SocketAddr>,
+    interval: Duration,
+    due: Time,
+    mute: bool,
+    /// Newest first; the first seals.
+    keys: Vec<BeatKeys>,
+    heard_network: Option<(u64, Time)>,
+    heard_storage: Option<(u64, Time)>,
+    route: Route,
+    drill: Option<Path>,
+    goodbye: bool,
+}
+
+#[derive(Debug)]
+struct BeatKeys {
+    generation: u32,
+    seal: FrameKey,
+    open: FrameKey,
+    next_number: u64,
+    newest_heard: u64,
+}
+
+/// How many generations of keys a peer's beats may be opened with.
+const GENERATIONS_MAX: usize = 2;
+
+impl Target {
+    fn silent() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            interval: Duration::from_millis(50),
+            due: Time::ZERO,
+            mute: false,
+            keys: Vec::new(),
+            heard_network: None,
+            heard_storage: None,
+            route: Route::Isolated,
+            drill: None,
+            goodbye: false,
+        }
+    }
+
+    fn next(&self) -> Time {
+        if self.keys.is_empty() || self.endpoints.is_empty() || self.mute {
+            Time::NEVER
+        } else {
+            self.due
+        }
+    }
+
+    fn beat(&self, now: Time, loop_age: Duration) -> Beat {
+        let echo = |heard: Option<(u64, Time)>| {
+            heard.map(|(stamp, at)| Echo { stamp, age: now.since(at) })
+        };
+        Beat {
+            sent_at: now,
+            next_due: self.interval,
+            loop_age,
+            heard_network: echo(self.heard_network),
+            heard_storage: echo(self.heard_storage),
+            route: self.route,
+            goodbye: self.goodbye,
+            drill: self.drill,
+        }
+    }
 }
 
 impl Pulse {
     /// A pulse that beats toward nobody yet.
     #[must_use]
-    pub fn new(id: NodeId) -> Self {
-        let _ = wire::FIRST_BYTE_BEAT;
+    pub const fn new(id: NodeId) -> Self {
         Self { id, peers: BTreeMap::new() }
     }
 
     /// Takes an order of the node.
-    pub fn order(&mut self, _now: Time, _order: BeatOrder) {}
+    pub fn order(&mut self, now: Time, order: BeatOrder) {
+        match order {
+            BeatOrder::Target { peer, endpoints, interval } => {
+                let target = self.target(peer);
+                target.endpoints = endpoints;
+                target.interval = interval;
+                target.due = target.due.min(now + interval);
+            }
+            BeatOrder::Keys { peer, generation, seal, open } => {
+                let target = self.target(peer);
+                target.keys.insert(
+                    0,
+                    BeatKeys { generation, seal, open, next_number: 1, newest_heard: 0 },
+                );
+                target.keys.truncate(GENERATIONS_MAX);
+                target.due = now;
+            }
+            BeatOrder::Say { peer, heard_storage, route, drill, goodbye } => {
+                let target = self.target(peer);
+                target.heard_storage = heard_storage;
+                target.route = route;
+                target.drill = drill;
+                target.goodbye = goodbye;
+            }
+            BeatOrder::Now { peer } => self.target(peer).due = now,
+            BeatOrder::Mute { peer, mute } => self.target(peer).mute = mute,
+            BeatOrder::Remove { peer } => {
+                self.peers.remove(&peer);
+            }
+        }
+    }
+
+    fn target(&mut self, peer: NodeId) -> &mut Target {
+        self.peers.entry(peer).or_insert_with(Target::silent)
+    }
 
     /// Opens a datagram that came at `now`; `None` unless it is a fresh, authentic beat.
-    pub fn open(&mut self, _now: Time, _bytes: &[u8]) -> Option<Heard> {
-        None
+    pub fn open(&mut self, now: Time, bytes: &[u8]) -> Option<Heard> {
+        let header = Header::read(bytes).ok()?;
+        if header.channel != Channel::Beat || header.to != self.id.get() || bytes.len() > BEAT_MAX {
+            return None;
+        }
+        let peer = NodeId::new(header.from)?;
+        let target = self.peers.get_mut(&peer).filter(|t| !t.mute)?;
+        let keys = target.keys.iter_mut().find(|k| k.generation == header.generation)?;
+        if header.number <= keys.newest_heard {
+            return None;
+        }
+        let mut frame = [0; BEAT_MAX];
+        let frame = frame.get_mut(..bytes.len())?;
+        frame.copy_from_slice(bytes);
+        let body = keys.open.open(&header, frame)?;
+        let beat: Beat = control::read::<WireBeat>(&frame[HEADER..HEADER + body])?.into();
+        keys.newest_heard = header.number;
+        target.heard_network = Some((beat.sent_at.micros(), now));
+        Some(Heard { peer, at: now, number: header.number, generation: header.generation, beat })
     }
 
     /// Hands every beat that is due to `put`; `loop_age` is how long ago the turn loop last ended
     /// a turn.
     pub fn send(
         &mut self,
-        _now: Time,
-        _loop_age: Duration,
-        _put: &mut dyn FnMut(NodeId, SocketAddr, Bytes),
+        now: Time,
+        loop_age: Duration,
+        put: &mut dyn FnMut(NodeId, SocketAddr, Bytes),
     ) {
+        for (peer, target) in &mut self.peers {
+            if target.next() > now {
+                continue;
+            }
+            target.due = now + target.interval;
+            let beat = WireBeat::from(target.beat(now, loop_age));
+            let Some(keys) = target.keys.first_mut() else { continue };
+            let mut frame = control::write(&beat, vec![0; HEADER]);
+            let number = keys.next_number;
+            keys.next_number += 1;
+            let ends = (self.id.get(), peer.get());
+            keys.seal.seal(Channel::Beat, ends, keys.generation, number, &mut frame);
+            let frame = Bytes::from(frame);
+            for endpoint in &target.endpoints {
+                put(*peer, *endpoint, frame.clone());
+            }
+        }
     }
 
     /// When the next beat is due.
     #[must_use]
     pub fn next(&self) -> Time {
-        Time::NEVER
+        self.peers.values().map(Target::next).min().unwrap_or(Time::NEVER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire;
+
+    fn pair() -> (Pulse, Pulse) {
+        let (one, two) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
+        let (first, second) = (FrameKey::derive(&[1; 32], b"b"), FrameKey::derive(&[2; 32], b"b"));
+        let mut pulses = (Pulse::new(one), Pulse::new(two));
+        for (pulse, peer, seal, open) in
+            [(&mut pulses.0, two, &first, &second), (&mut pulses.1, one, &second, &first)]
+        {
+            let endpoints = vec!["127.0.0.1:1".parse().unwrap()];
+            let interval = Duration::from_millis(10);
+            pulse.order(Time(0), BeatOrder::Target { peer, endpoints, interval });
+            let (seal, open) = (seal.clone(), open.clone());
+            pulse.order(Time(0), BeatOrder::Keys { peer, generation: 7, seal, open });
+        }
+        pulses
+    }
+
+    fn sent(pulse: &mut Pulse, now: Time) -> Vec<Bytes> {
+        let mut out = Vec::new();
+        pulse.send(now, Duration::ZERO, &mut |_, _, frame| out.push(frame));
+        out
+    }
+
+    #[test]
+    fn beats_echo_what_was_heard() {
+        let (mut a, mut b) = pair();
+        let beat = sent(&mut a, Time(1_000)).remove(0);
+        assert_eq!(beat[0], wire::FIRST_BYTE_BEAT);
+        let heard = b.open(Time(1_400), &beat).expect("authentic");
+        assert_eq!(heard.beat.sent_at, Time(1_000));
+        let back = sent(&mut b, Time(2_400)).remove(0);
+        let heard = a.open(Time(2_900), &back).expect("authentic");
+        let echo = heard.beat.heard_network.expect("it heard ours");
+        assert_eq!((echo.stamp, echo.age), (1_000, Duration::from_micros(1_000)));
+    }
+
+    #[test]
+    fn a_replayed_beat_is_refused() {
+        let (mut a, mut b) = pair();
+        let first = sent(&mut a, Time(0)).remove(0);
+        let second = sent(&mut a, Time(10_000)).remove(0);
+        assert!(b.open(Time(0), &second).is_some());
+        assert!(b.open(Time(0), &second).is_none());
+        assert!(b.open(Time(0), &first).is_none(), "older than the newest");
+    }
+
+    #[test]
+    fn beats_come_on_schedule_and_on_order() {
+        let (mut a, _) = pair();
+        assert_eq!(sent(&mut a, Time(0)).len(), 1);
+        assert_eq!(a.next(), Time(10_000));
+        assert!(sent(&mut a, Time(9_999)).is_empty());
+        a.order(Time(9_999), BeatOrder::Now { peer: NodeId::new(2).unwrap() });
+        assert_eq!(sent(&mut a, Time(9_999)).len(), 1);
+    }
+
+    #[test]
+    fn a_muted_peer_neither_hears_nor_speaks() {
+        let (mut a, mut b) = pair();
+        let beat = sent(&mut a, Time(0)).remove(0);
+        b.order(Time(0), BeatOrder::Mute { peer: NodeId::new(1).unwrap(), mute: true });
+        assert!(b.open(Time(0), &beat).is_none());
+        assert!(sent(&mut b, Time(0)).is_empty());
+        assert_eq!(b.next(), Time::NEVER);
     }
 }

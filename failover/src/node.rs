@@ -1,29 +1,263 @@
-//! Dispatch.
-use crate::{Input, Options, Time, World, status::Status};
+//! Dispatch: which peer an input is about. No condition on path, class or time belongs here.
 
-/// A node.
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use crate::{
+    Command, Event, Input, NodeId, Options, Output, Path, Time, VolumeFact, VolumeId, World,
+    packet::{Fragments, View},
+    peer::{Peer, split_header},
+    status::Status,
+    turn::{NetworkFact, VolumeOrder},
+    wire::{Channel, HEADER, Header, hello::Handshake},
+};
+
+/// A whole node: everything it knows and wants, without a single descriptor.
 #[derive(Debug)]
 pub struct Node {
     options: Options,
+    peers: BTreeMap<NodeId, Peer>,
+    by_address: BTreeMap<IpAddr, NodeId>,
+    fragments: Fragments,
+    volumes: BTreeMap<VolumeId, Volume>,
+    refused: BTreeMap<&'static str, u64>,
+    unroutable: u64,
+    /// The moment the last finish asked to be called at.
+    promised: Option<Time>,
+}
+
+/// What a volume was last told.
+#[derive(Debug, Default)]
+struct Volume {
+    active: Option<bool>,
+    interval: Option<Duration>,
 }
 
 impl Node {
     /// A node that has heard of nobody yet.
     #[must_use]
-    pub fn new(options: Options, _now: Time) -> Self {
-        Self { options }
+    pub fn new(options: Options, world: &mut dyn World) -> Self {
+        let mut node = Self {
+            options,
+            peers: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            fragments: Fragments::default(),
+            volumes: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            unroutable: 0,
+            promised: None,
+        };
+        for peer in node.options.peers.clone() {
+            node.peers.insert(peer.id, Peer::new(&node.options, peer, world));
+        }
+        node.index();
+        node
     }
-    pub(crate) fn handle(&mut self, _now: Time, _input: Input<'_>, _world: &mut dyn World) {}
-    pub(crate) fn finish(&mut self, now: Time, _world: &mut dyn World) -> Time {
-        now + std::time::Duration::from_millis(10)
+
+    fn index(&mut self) {
+        self.by_address = self
+            .options
+            .peers
+            .iter()
+            .flat_map(|p| p.addresses.iter().map(|a| (*a, p.id)))
+            .collect();
+        self.volumes = self
+            .options
+            .peers
+            .iter()
+            .flat_map(|p| [p.send_volume, p.receive_volume])
+            .flatten()
+            .map(|id| (id, Volume::default()))
+            .collect();
     }
+
+    pub(crate) fn handle(&mut self, now: Time, input: Input<'_>, world: &mut dyn World) {
+        let refused = match input {
+            Input::Packet(raw) => {
+                self.packet(now, raw);
+                return;
+            }
+            Input::Datagram { from, bytes } => {
+                self.frame(now, Path::Network, Some(from), bytes, world)
+            }
+            Input::TcpFrame(bytes) => self.frame(now, Path::Network, None, bytes, world),
+            Input::Stored { from, bytes } | Input::Mailbox { from, bytes } => match bytes.get(1) {
+                Some(id) if *id == from.get() => self.frame(now, Path::Storage, None, bytes, world),
+                _ => Err("misplaced"),
+            },
+            Input::Beat(heard) => {
+                if let Some(peer) = self.peers.get_mut(&heard.peer) {
+                    peer.beat(now, &heard, world);
+                }
+                return;
+            }
+            Input::Volume(volume, fact) => {
+                self.volume(now, volume, &fact);
+                return;
+            }
+            Input::Network(fact) => {
+                self.network(now, &fact);
+                return;
+            }
+            Input::Command(command) => {
+                self.command(now, command, world);
+                return;
+            }
+        };
+        if let Err(cause) = refused {
+            *self.refused.entry(cause).or_default() += 1;
+        }
+    }
+
+    fn packet(&mut self, now: Time, raw: &[u8]) {
+        let seen = split_header(raw).and_then(|(vnet, packet)| {
+            let view = View::of(packet, &self.options.classes, &mut self.fragments)?;
+            let peer = self.by_address.get(&view.destination)?;
+            let ours = self.options.addresses.contains(&view.source);
+            Some((self.peers.get_mut(peer).filter(|_| ours)?, view, vnet, packet))
+        });
+        match seen {
+            Some((peer, view, vnet, packet)) => peer.accept(now, &view, &vnet, packet, raw),
+            None => self.unroutable += 1,
+        }
+    }
+
+    fn frame(
+        &mut self,
+        now: Time,
+        path: Path,
+        from: Option<std::net::SocketAddr>,
+        bytes: &[u8],
+        world: &mut dyn World,
+    ) -> Result<(), &'static str> {
+        let header = Header::read(bytes).map_err(|malformed| match malformed {
+            crate::wire::Malformed::Version => "version",
+            _ => "malformed",
+        })?;
+        if header.to != self.options.id.get() {
+            return Err("not_for_us");
+        }
+        let peer = NodeId::new(header.from).and_then(|id| self.peers.get_mut(&id));
+        let peer = peer.ok_or("unknown_peer")?;
+        match header.channel {
+            Channel::Handshake => {
+                let message = Handshake::read(&bytes[HEADER..]).ok_or("handshake_malformed")?;
+                peer.handshake_message(now, path, &header, message, world)
+            }
+            // Beats belong to the pulse; one that went astray is not worth an alarm.
+            Channel::Beat => Ok(()),
+            _ => peer.frame(now, path, from, &header, bytes, world),
+        }
+    }
+
+    fn volume(&mut self, now: Time, volume: VolumeId, fact: &VolumeFact) {
+        for peer in self.peers.values_mut() {
+            peer.volume(now, volume, fact);
+        }
+    }
+
+    fn network(&mut self, now: Time, fact: &NetworkFact) {
+        let (NetworkFact::Link { peer, .. }
+        | NetworkFact::SendError { peer, .. }
+        | NetworkFact::DatagramSize { peer, .. }
+        | NetworkFact::TcpRefused { peer }) = fact;
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.network(now, fact);
+        }
+    }
+
+    fn command(&mut self, now: Time, command: Command, world: &mut dyn World) {
+        match command {
+            Command::Ping { peer, id, via } => {
+                let sent = match self.peers.get_mut(&peer) {
+                    Some(peer) => peer.ping(now, id, via, world),
+                    None => Err("no such peer".to_owned()),
+                };
+                if let Err(reason) = sent {
+                    world.put(Output::Event(Event::PingRefused { peer, id, reason }));
+                }
+            }
+            Command::Drill { peer, cut, length, force } => match self.peers.get_mut(&peer) {
+                Some(peer) => peer.drill(now, cut, length, force, world),
+                None => {
+                    let reason = "no such peer".to_owned();
+                    world.put(Output::Event(Event::DrillRefused { peer, reason }));
+                }
+            },
+            Command::Configure(options) => self.configure(*options, world),
+            Command::Goodbye => {
+                for peer in self.peers.values_mut() {
+                    peer.goodbye(now, world);
+                }
+            }
+        }
+    }
+
+    fn configure(&mut self, options: Options, world: &mut dyn World) {
+        let before = std::mem::replace(&mut self.options, options);
+        for old in &before.peers {
+            let new = self.options.peers.iter().find(|p| p.id == old.id);
+            // Another key is another peer.
+            if new.is_none_or(|new| new.public_key != old.public_key)
+                && let Some(gone) = self.peers.remove(&old.id)
+            {
+                gone.remove(world);
+            }
+        }
+        for new in self.options.peers.clone() {
+            match self.peers.get_mut(&new.id) {
+                Some(peer) => peer.configure(&self.options, new, world),
+                None => {
+                    self.peers.insert(new.id, Peer::new(&self.options, new, world));
+                }
+            }
+        }
+        self.index();
+    }
+
+    pub(crate) fn finish(&mut self, now: Time, world: &mut dyn World) -> Time {
+        let late = self.promised.map_or(Duration::ZERO, |promised| now.since(promised));
+        for peer in self.peers.values_mut() {
+            peer.finish(now, late, world);
+        }
+        self.volumes(now, world);
+        let next = self.peers.values().map(|p| p.next(now)).min().unwrap_or(Time::NEVER);
+        let next = next.max(now + Duration::from_micros(1));
+        self.promised = Some(next);
+        next
+    }
+
+    /// Tells volumes how eager to be: as eager as the most eager peer needs.
+    fn volumes(&mut self, now: Time, world: &mut dyn World) {
+        for (id, volume) in &mut self.volumes {
+            let on = |peer: &&mut Peer| {
+                peer.options.send_volume == Some(*id) || peer.options.receive_volume == Some(*id)
+            };
+            let active = self.peers.values_mut().filter(on).any(|p| p.wants_storage(now));
+            let quick = self.peers.values_mut().filter(on).any(|p| p.wants_quick_beats(now));
+            if volume.active != Some(active) {
+                volume.active = Some(active);
+                world.put(Output::Volume(*id, VolumeOrder::Poll { active }));
+            }
+            let timing = &self.options.timing;
+            let interval =
+                if quick { timing.storage_beat_active } else { timing.storage_beat_idle };
+            if volume.interval != Some(interval) {
+                volume.interval = Some(interval);
+                world.put(Output::Volume(*id, VolumeOrder::BeatEvery(interval)));
+                for peer in self.peers.values_mut().filter(on) {
+                    peer.set_storage_interval(now, interval);
+                }
+            }
+        }
+    }
+
     /// What status shows.
     #[must_use]
-    pub fn status(&self, _now: Time) -> Status {
+    pub fn status(&self, now: Time) -> Status {
         Status {
-            peers: Vec::with_capacity(self.options.peers.len()),
-            refused: Default::default(),
-            unroutable: 0,
+            peers: self.peers.values().map(|p| p.status(now)).collect(),
+            refused: self.refused.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
+            unroutable: self.unroutable,
         }
     }
 }

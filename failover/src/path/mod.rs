@@ -1,6 +1,32 @@
 //! Which path a node's packets to one peer take.
+//!
+//! ```text
+//!            suspect                    down
+//!  Network ----------> Hedging ------------------> Storage <-----+
+//!     ^  <----------      |                         |    |       | suspect, down
+//!     |       up          | storage gone            |    |       | (a flap)
+//!     |                   v                         |    v       |
+//!     +<------------- (Network)      storage gone   |   Returning
+//!     |                                             |    |
+//!     +<--------------------------------------------|----+ network acknowledged, outbox empty
+//!     |  up                                         v
+//!     +<------------------------------------- Isolated  (no path is up)
+//! ```
+//!
+//! Leaving the network is quick, coming back is slow: a hold time that doubles with every flap and
+//! decays in quiet times. Hedging is cheap and can be taken back, so it needs no hold. Coming back
+//! goes through a time on both paths, so that there is no second silence.
+//!
+//! The machine compares verdicts; it does nothing. What happens to frames on a move is `link`'s.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::{
+    Path, Time,
+    health::{Reason, Verdict},
+};
 
 /// The route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,4 +40,316 @@ pub enum Route {
     Storage,
     /// No path is up.
     Isolated,
+}
+
+impl Route {
+    /// Whether frames go that way.
+    #[must_use]
+    pub const fn uses(self, path: Path) -> bool {
+        matches!(
+            (self, path),
+            (Self::Both, _) | (Self::Network, Path::Network) | (Self::Storage, Path::Storage)
+        )
+    }
+}
+
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Network => "network",
+            Self::Both => "both",
+            Self::Storage => "storage",
+            Self::Isolated => "isolated",
+        })
+    }
+}
+
+/// Where the machine stands, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The network alone.
+    Network,
+    /// The network is suspect: both ways until it is cleared or given up.
+    Hedging { since: Time },
+    /// The network is down.
+    Storage,
+    /// The network is good again: both ways until nothing depends on storage.
+    Returning { since: Time },
+    /// Nothing works; packets wait for as long as they live.
+    Isolated,
+}
+
+impl State {
+    const fn route(self) -> Route {
+        match self {
+            Self::Network => Route::Network,
+            Self::Hedging { .. } | Self::Returning { .. } => Route::Both,
+            Self::Storage => Route::Storage,
+            Self::Isolated => Route::Isolated,
+        }
+    }
+}
+
+/// What the choice depends on, all about our own direction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Evidence {
+    pub(crate) network: Verdict,
+    pub(crate) network_reason: Reason,
+    pub(crate) storage: Verdict,
+    pub(crate) storage_reason: Reason,
+    /// Since when the network has been proven good without a break.
+    pub(crate) proven_since: Option<Time>,
+    /// Nothing unacknowledged was sent by storage alone, and the outbox is empty.
+    pub(crate) drained: bool,
+}
+
+/// A move from one state to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Move {
+    pub(crate) from: State,
+    pub(crate) to: State,
+    pub(crate) reason: String,
+}
+
+/// Hold time never exceeds this.
+const HOLD_MAX: Duration = Duration::from_secs(60);
+/// A flap is forgotten after so much time on the network without another.
+const FLAP_DECAY: Duration = Duration::from_secs(300);
+/// Hedging lasts at least so long: suspicion that comes and goes is one suspicion.
+const HEDGE_MIN: Duration = Duration::from_millis(100);
+/// Coming back lasts at least so long.
+const RETURN_MIN: Duration = Duration::from_millis(50);
+
+/// Chooses the route to one peer.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    state: State,
+    hold: Duration,
+    flaps: u32,
+    /// When the machine last came back to the network.
+    returned_at: Option<Time>,
+}
+
+impl Machine {
+    pub(crate) const fn new(hold: Duration) -> Self {
+        Self { state: State::Isolated, hold, flaps: 0, returned_at: None }
+    }
+
+    pub(crate) const fn configure(&mut self, hold: Duration) {
+        self.hold = hold;
+    }
+
+    /// The present route.
+    pub(crate) const fn route(&self) -> Route {
+        self.state.route()
+    }
+
+    /// The present state.
+    pub(crate) const fn state(&self) -> State {
+        self.state
+    }
+
+    /// How long the network must have been good before it is used again.
+    pub(crate) fn hold_now(&self) -> Duration {
+        (self.hold * (1 << self.flaps.min(10))).min(HOLD_MAX)
+    }
+
+    /// Compares what is known with where we are; moves at most one step.
+    pub(crate) fn choose(&mut self, now: Time, e: &Evidence) -> Option<Move> {
+        let usable = |v| v == Verdict::Up || v == Verdict::Suspect;
+        let network = e.network == Verdict::Up;
+        let storage = usable(e.storage);
+        let to = match self.state {
+            State::Network if network => return None,
+            State::Network if storage => match e.network {
+                Verdict::Suspect => State::Hedging { since: now },
+                _ => State::Storage,
+            },
+            State::Network if e.network == Verdict::Suspect => return None,
+            State::Network => State::Isolated,
+
+            State::Hedging { since } if network && now.since(since) < HEDGE_MIN => return None,
+            State::Hedging { .. } if network => State::Network,
+            State::Hedging { .. } => match (e.network, storage) {
+                (Verdict::Suspect, true) => return None,
+                (Verdict::Suspect, false) => State::Network,
+                (_, true) => State::Storage,
+                (_, false) => State::Isolated,
+            },
+
+            State::Storage if !storage && network => State::Network,
+            State::Storage if !storage && !usable(e.network) => State::Isolated,
+            State::Storage => match e.proven_since {
+                Some(since) if network && now.since(since) >= self.hold_now() => {
+                    State::Returning { since: now }
+                }
+                _ => return None,
+            },
+
+            State::Returning { .. } if !network && storage => State::Storage,
+            State::Returning { .. } if !network && !usable(e.network) => State::Isolated,
+            State::Returning { .. } if !storage => State::Network,
+            State::Returning { since } if e.drained && now.since(since) >= RETURN_MIN => {
+                State::Network
+            }
+            State::Returning { .. } => return None,
+
+            State::Isolated if network => State::Network,
+            State::Isolated if storage => State::Storage,
+            State::Isolated => return None,
+        };
+        Some(self.go(now, to, e))
+    }
+
+    fn go(&mut self, now: Time, to: State, e: &Evidence) -> Move {
+        let from = self.state;
+        let reason = match to {
+            State::Network if matches!(from, State::Returning { .. }) => {
+                "network proven, storage drained".to_owned()
+            }
+            State::Network if matches!(from, State::Storage) => {
+                format!("storage {}: {}", word(e.storage), e.storage_reason)
+            }
+            State::Network => "network up".to_owned(),
+            State::Returning { .. } => "network good again, hold time over".to_owned(),
+            State::Storage if matches!(from, State::Isolated) => "storage up".to_owned(),
+            State::Isolated => format!(
+                "network {}: {}; storage {}: {}",
+                word(e.network),
+                e.network_reason,
+                word(e.storage),
+                e.storage_reason
+            ),
+            State::Hedging { .. } | State::Storage => {
+                format!("network {}: {}", word(e.network), e.network_reason)
+            }
+        };
+        if to == State::Network {
+            self.returned_at = Some(now);
+        }
+        if to == State::Storage && from != State::Isolated {
+            // Giving up a network soon after having come back to it is a flap.
+            let long_ago = self.hold_now() * 4;
+            let quiet = self.returned_at.map_or(Duration::MAX, |at| now.since(at));
+            let decayed = u32::try_from(quiet.as_secs() / FLAP_DECAY.as_secs()).unwrap_or(u32::MAX);
+            self.flaps = self.flaps.saturating_sub(decayed);
+            if matches!(from, State::Returning { .. }) || quiet < long_ago {
+                self.flaps += 1;
+            }
+        }
+        self.state = to;
+        Move { from, to, reason }
+    }
+
+    /// When the choice may change by time alone.
+    pub(crate) fn next(&self, proven_since: Option<Time>) -> Time {
+        match (self.state, proven_since) {
+            (State::Hedging { since }, _) => since + HEDGE_MIN,
+            (State::Returning { since }, _) => since + RETURN_MIN,
+            (State::Storage, Some(since)) => since + self.hold_now(),
+            _ => Time::NEVER,
+        }
+    }
+}
+
+const fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Up => "up",
+        Verdict::Suspect => "suspect",
+        Verdict::Down => "down",
+        Verdict::Disabled => "disabled",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0: Time = Time(1_000_000_000);
+
+    fn evidence(network: Verdict, storage: Verdict) -> Evidence {
+        Evidence {
+            network,
+            network_reason: Reason::HeartbeatsMissed,
+            storage,
+            storage_reason: Reason::TableUnread,
+            proven_since: None,
+            drained: true,
+        }
+    }
+
+    fn machine(state: State) -> Machine {
+        Machine { state, ..Machine::new(Duration::from_secs(1)) }
+    }
+
+    /// The whole table: every state, every pair of verdicts, long after any minimum time, with
+    /// nothing proven.
+    #[test]
+    fn the_whole_table() {
+        use Route::{Both, Isolated, Network, Storage};
+        use Verdict::{Down, Suspect, Up};
+        let past = Time(1);
+        let states = [
+            State::Network,
+            State::Hedging { since: past },
+            State::Storage,
+            State::Returning { since: past },
+            State::Isolated,
+        ];
+        // Rows: network up, suspect, down. Columns within a row: storage up, suspect, down.
+        let expected = [
+            [[Network; 3], [Both, Both, Network], [Storage, Storage, Isolated]],
+            [[Network; 3], [Both, Both, Network], [Storage, Storage, Isolated]],
+            [[Storage, Storage, Network], [Storage; 3], [Storage, Storage, Isolated]],
+            [[Network; 3], [Storage, Storage, Network], [Storage, Storage, Isolated]],
+            [[Network; 3], [Storage, Storage, Isolated], [Storage, Storage, Isolated]],
+        ];
+        for (state, table) in states.into_iter().zip(expected) {
+            for (network, row) in [Up, Suspect, Down].into_iter().zip(table) {
+                for (storage, route) in [Up, Suspect, Down].into_iter().zip(row) {
+                    let mut machine = machine(state);
+                    machine.choose(T0, &evidence(network, storage));
+                    assert_eq!(machine.route(), route, "{state:?} {network:?} {storage:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn coming_back_needs_proof_hold_and_a_drained_outbox() {
+        let mut machine = machine(State::Storage);
+        let mut e = evidence(Verdict::Up, Verdict::Up);
+        e.drained = false;
+        assert!(machine.choose(T0, &e).is_none(), "nothing proven");
+        e.proven_since = Some(T0);
+        assert!(machine.choose(T0 + Duration::from_millis(999), &e).is_none(), "hold");
+        assert!(machine.choose(T0 + Duration::from_secs(1), &e).is_some());
+        assert_eq!(machine.route(), Route::Both);
+        assert!(machine.choose(T0 + Duration::from_secs(5), &e).is_none(), "not drained");
+        e.drained = true;
+        assert!(machine.choose(T0 + Duration::from_secs(5), &e).is_some());
+        assert_eq!(machine.route(), Route::Network);
+    }
+
+    #[test]
+    fn flaps_double_the_hold_up_to_a_minute_and_decay() {
+        let mut machine = machine(State::Network);
+        let mut now = T0;
+        machine.returned_at = Some(now);
+        for expected in [2, 4, 8, 16, 32, 60, 60] {
+            now += Duration::from_millis(500);
+            machine.choose(now, &evidence(Verdict::Down, Verdict::Up));
+            assert_eq!(machine.hold_now(), Duration::from_secs(expected));
+            let mut e = evidence(Verdict::Up, Verdict::Up);
+            e.proven_since = Some(now);
+            now += machine.hold_now();
+            machine.choose(now, &e);
+            now += RETURN_MIN;
+            machine.choose(now, &e);
+            assert_eq!(machine.route(), Route::Network);
+        }
+        now += FLAP_DECAY * 7;
+        machine.choose(now, &evidence(Verdict::Down, Verdict::Up));
+        assert_eq!(machine.hold_now(), Duration::from_secs(1));
+    }
 }

@@ -1,0 +1,487 @@
+//! The network toward one peer, each direction for itself.
+//!
+//! *Inbound*: we hear its beats in time. *Outbound*: it tells us that it hears ours, by whichever
+//! path its report comes. While we hear the peer by the network its reports are at most a beat
+//! old. When we do not, most networks have died both ways, so inbound's verdict stands for both,
+//! unless a report that reached us *since then* by storage says that we are heard all the same.
+//!
+//! Data counts, not only beats: when frames sent by the network leave no trace there while beats
+//! pass (a hole for large packets, loss in one direction, collapse), outbound is suspect, too.
+
+use std::time::Duration;
+
+use super::{Judged, Reason, Verdict, lateness::Lateness};
+use crate::{Path, Time, beat::Beat, clock::micros};
+
+/// Lateness is never waited out longer than this.
+const PATIENCE_MAX: Duration = Duration::from_millis(500);
+/// A refused send raises suspicion for as long.
+const HINT: Duration = Duration::from_millis(60);
+/// A report by storage is believed for as long: pulses come every 100 ms.
+const REPORT_LIFE: Duration = Duration::from_millis(300);
+/// Data without a trace is given up after this, although beats pass.
+const STALL_DOWN: Duration = Duration::from_millis(500);
+/// Our own loop may be late by this without being excused.
+const OWN_LATENESS: Duration = Duration::from_millis(30);
+/// The first beat after the due moment by which a storage reader should be awake.
+const AWAKE: Duration = Duration::from_millis(4);
+
+/// What the verdicts depend on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) suspect_floor: Duration,
+    pub(crate) down_after: Duration,
+    pub(crate) configured: bool,
+}
+
+/// The network toward one peer.
+#[derive(Debug)]
+pub(crate) struct Network {
+    settings: Settings,
+    lateness: Lateness,
+    /// When the last authentic thing came, and when the next beat is due.
+    heard_at: Option<Time>,
+    due: Time,
+    /// The newest beat: its number, stamp and arrival, for echoes.
+    newest: Option<(u64, Time)>,
+    their_interval: Duration,
+    our_interval: Duration,
+    /// Inbound has not been up since.
+    silent_since: Option<Time>,
+    /// The peer heard us at about this moment, and said so at that one.
+    confirmed_at: Time,
+    reported_at: Time,
+    reported_by: Path,
+    link_down_since: Option<Time>,
+    send_error_at: Option<Time>,
+    /// How long data has left no trace, as the link says.
+    stall: Duration,
+    stall_limit: Duration,
+    /// Age of the peer's turn loop, as it said.
+    their_loop_age: Duration,
+    goodbye: bool,
+    rtt: Option<Duration>,
+    /// Our clock minus the peer's, at most: least seen in two windows.
+    offset: Offset,
+}
+
+/// Least difference of two clocks over the last minute or two: clocks drift apart slowly, and the
+/// least delay seen is the best guess.
+#[derive(Debug, Default)]
+struct Offset {
+    older: Option<i128>,
+    younger: Option<i128>,
+    began: Time,
+}
+
+impl Offset {
+    const WINDOW: Duration = Duration::from_secs(60);
+
+    fn learn(&mut self, now: Time, difference: i128) {
+        if now.since(self.began) > Self::WINDOW {
+            self.began = now;
+            self.older = self.younger.take();
+        }
+        self.younger = Some(self.younger.map_or(difference, |y| y.min(difference)));
+    }
+
+    fn best(&self) -> Option<i128> {
+        [self.older, self.younger].into_iter().flatten().min()
+    }
+}
+
+impl Network {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            lateness: Lateness::default(),
+            heard_at: None,
+            due: Time::ZERO,
+            newest: None,
+            their_interval: Duration::from_millis(50),
+            our_interval: Duration::from_millis(50),
+            silent_since: Some(Time::ZERO),
+            confirmed_at: Time::ZERO,
+            reported_at: Time::ZERO,
+            reported_by: Path::Network,
+            link_down_since: None,
+            send_error_at: None,
+            stall: Duration::ZERO,
+            stall_limit: Duration::from_millis(30),
+            their_loop_age: Duration::ZERO,
+            goodbye: false,
+            rtt: None,
+            offset: Offset::default(),
+        }
+    }
+
+    /// A new incarnation of the peer: what the old one said is void.
+    pub(crate) fn forget(&mut self) {
+        let settings = self.settings;
+        let link_down_since = self.link_down_since;
+        *self = Self { link_down_since, our_interval: self.our_interval, ..Self::new(settings) };
+    }
+
+    pub(crate) const fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    pub(crate) const fn set_our_interval(&mut self, interval: Duration) {
+        self.our_interval = interval;
+    }
+
+    // --- facts ---------------------------------------------------------------------------------
+
+    /// A beat came by the network, at `at`.
+    pub(crate) fn beat(&mut self, at: Time, beat: &Beat) {
+        let good = self.inbound(at).0 == Verdict::Up;
+        if good && self.heard_at.is_some() {
+            self.lateness.learn(at.since(self.due));
+        }
+        self.newest = Some((beat.sent_at.micros(), at));
+        self.their_interval = beat.next_due;
+        self.heard(at);
+        if let Some(echo) = beat.heard_network {
+            let round = at.since(Time(echo.stamp)).saturating_sub(echo.age);
+            // A stamp of another incarnation of ours, or of a long pause, is no measurement.
+            if round < Duration::from_secs(10) {
+                self.rtt = Some(self.rtt.map_or(round, |rtt| (rtt * 7 + round) / 8));
+            }
+        }
+        self.said(at, Path::Network, beat);
+    }
+
+    /// A pulse came by storage.
+    pub(crate) fn pulse(&mut self, now: Time, beat: &Beat) {
+        self.said(now, Path::Storage, beat);
+    }
+
+    fn said(&mut self, at: Time, by: Path, beat: &Beat) {
+        self.goodbye = beat.goodbye;
+        self.their_loop_age = beat.loop_age;
+        self.offset.learn(at, i128::from(at.micros()) - i128::from(beat.sent_at.micros()));
+        if at >= self.reported_at {
+            self.reported_at = at;
+            self.reported_by = by;
+        }
+        if let Some(echo) = beat.heard_network {
+            self.confirmed_at = self.confirmed_at.max(at - echo.age);
+        }
+    }
+
+    /// Anything authentic came by the network.
+    pub(crate) fn heard(&mut self, at: Time) {
+        if self.heard_at.is_none_or(|before| at > before) {
+            self.heard_at = Some(at);
+            self.due = self.due.max(at + self.their_interval);
+        }
+    }
+
+    /// Our own link toward the peer went down or came up.
+    pub(crate) fn link(&mut self, now: Time, up: bool) {
+        self.link_down_since = (!up).then(|| self.link_down_since.unwrap_or(now));
+    }
+
+    /// A send was refused, or an ICMP error came back.
+    pub(crate) const fn send_error(&mut self, now: Time) {
+        self.send_error_at = Some(now);
+    }
+
+    /// How long data sent by the network has left no trace there.
+    pub(crate) fn data_silence(&mut self, silence: Duration) {
+        self.stall = silence.saturating_sub(self.their_loop_age);
+        self.stall_limit =
+            self.rtt.unwrap_or_default().saturating_mul(4).max(Duration::from_millis(30));
+    }
+
+    /// Our own loop woke later than it wanted: what waited in the meantime was read before this,
+    /// but nobody could have beaten into a process that was stopped.
+    pub(crate) fn excuse(&mut self, late: Duration) {
+        if late > OWN_LATENESS && self.silent_since.is_none() {
+            self.due += late;
+            self.confirmed_at += late;
+        }
+    }
+
+    // --- verdicts ------------------------------------------------------------------------------
+
+    fn suspect_after(&self) -> Duration {
+        (self.lateness.usual() * 3 / 2).max(self.settings.suspect_floor).min(PATIENCE_MAX)
+    }
+
+    fn down_after(&self) -> Duration {
+        (self.suspect_after() + self.settings.down_after)
+            .min(PATIENCE_MAX + self.settings.down_after)
+    }
+
+    fn by_lateness(&self, late: Duration, reason: Reason) -> Judged {
+        if late > self.down_after() {
+            (Verdict::Down, reason)
+        } else if late > self.suspect_after() {
+            (Verdict::Suspect, reason)
+        } else {
+            (Verdict::Up, Reason::None)
+        }
+    }
+
+    /// Whether we hear the peer.
+    pub(crate) fn inbound(&self, now: Time) -> Judged {
+        if !self.settings.configured {
+            return (Verdict::Disabled, Reason::NotConfigured);
+        }
+        if self.goodbye {
+            return (Verdict::Down, Reason::Goodbye);
+        }
+        if self.heard_at.is_none() {
+            return (Verdict::Down, Reason::NeverHeard);
+        }
+        if let Some(since) = self.link_down_since {
+            let down = now.since(since) >= self.settings.down_after;
+            return (if down { Verdict::Down } else { Verdict::Suspect }, Reason::LinkDown);
+        }
+        let judged = self.by_lateness(now.since(self.due), Reason::HeartbeatsMissed);
+        match self.send_error_at {
+            Some(at) if judged.0 == Verdict::Up && now.since(at) < HINT => {
+                (Verdict::Suspect, Reason::SendErrors)
+            }
+            _ => judged,
+        }
+    }
+
+    /// Whether the peer hears us.
+    pub(crate) fn outbound(&self, now: Time) -> Judged {
+        let inbound = self.inbound(now);
+        let judged = match inbound.0 {
+            Verdict::Disabled => return inbound,
+            Verdict::Up => self.reported(self.reported_at),
+            Verdict::Suspect | Verdict::Down => {
+                let since = self.silent_since.unwrap_or(now);
+                let fresh = self.reported_by == Path::Storage
+                    && self.reported_at > since
+                    && now.since(self.reported_at) < REPORT_LIFE
+                    && self.link_down_since.is_none()
+                    && !self.goodbye;
+                if fresh { self.reported(self.reported_at) } else { inbound }
+            }
+        };
+        if judged.0 == Verdict::Up && self.stall > STALL_DOWN {
+            (Verdict::Down, Reason::DataStalls)
+        } else if judged.0 == Verdict::Up && self.stall > self.stall_limit {
+            (Verdict::Suspect, Reason::DataStalls)
+        } else {
+            judged
+        }
+    }
+
+    fn reported(&self, at: Time) -> Judged {
+        let late = at.since(self.confirmed_at).saturating_sub(self.our_interval);
+        self.by_lateness(late, Reason::PeerDoesNotHearUs)
+    }
+
+    /// Notes since when inbound is not up. Call once per turn, before the verdicts are used.
+    pub(crate) fn update(&mut self, now: Time) {
+        if self.inbound(now).0 == Verdict::Up {
+            self.silent_since = None;
+        } else {
+            self.silent_since.get_or_insert(now);
+        }
+    }
+
+    /// A beat is overdue, though nobody is suspected yet: time for storage readers to wake.
+    pub(crate) fn is_late(&self, now: Time) -> bool {
+        self.settings.configured && (self.inbound(now).0 != Verdict::Up || now > self.due + AWAKE)
+    }
+
+    /// When a verdict may change by time alone.
+    pub(crate) fn next(&self, now: Time) -> Time {
+        let step = Duration::from_micros(1);
+        let mut next = Time::NEVER;
+        let mut consider = |at: Time| {
+            if at > now && at < next {
+                next = at;
+            }
+        };
+        if self.settings.configured && self.heard_at.is_some() {
+            consider(self.due + AWAKE + step);
+            consider(self.due + self.suspect_after() + step);
+            consider(self.due + self.down_after() + step);
+        }
+        if let Some(since) = self.link_down_since {
+            consider(since + self.settings.down_after);
+        }
+        if let Some(at) = self.send_error_at {
+            consider(at + HINT);
+        }
+        if self.reported_by == Path::Storage {
+            consider(self.reported_at + REPORT_LIFE);
+        }
+        next
+    }
+
+    // --- getters -------------------------------------------------------------------------------
+
+    /// The newest beat heard: stamp and when, for echoes.
+    pub(crate) const fn newest(&self) -> Option<(u64, Time)> {
+        self.newest
+    }
+
+    pub(crate) const fn heard_at(&self) -> Option<Time> {
+        self.heard_at
+    }
+
+    pub(crate) const fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    pub(crate) const fn said_goodbye(&self) -> bool {
+        self.goodbye
+    }
+
+    /// How old something is that the peer stamped with its clock; `None` while clocks were never
+    /// compared.
+    pub(crate) fn age(&self, now: Time, stamped: Time) -> Option<Duration> {
+        let here = i128::from(stamped.micros()) + self.offset.best()?;
+        let age = i128::from(now.micros()) - here;
+        Some(Duration::from_micros(u64::try_from(age.max(0)).unwrap_or(u64::MAX)))
+    }
+
+    /// What a frame is given to be acknowledged before it is sent again by the network.
+    pub(crate) fn patience(&self) -> Duration {
+        // Twice the round trip, and the peer's delay of acknowledgements twice over.
+        Duration::from_micros(micros(self.rtt.unwrap_or_default()) * 2 + 8_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{beat::Echo, path::Route};
+
+    const MS: u64 = 1000;
+
+    fn network() -> Network {
+        Network::new(Settings {
+            suspect_floor: Duration::from_millis(20),
+            down_after: Duration::from_millis(20),
+            configured: true,
+        })
+    }
+
+    fn beat(sent_ms: u64, heard_age_ms: u64) -> Beat {
+        Beat {
+            sent_at: Time(sent_ms * MS),
+            next_due: Duration::from_millis(10),
+            loop_age: Duration::ZERO,
+            heard_network: Some(Echo { stamp: 0, age: Duration::from_millis(heard_age_ms) }),
+            heard_storage: None,
+            route: Route::Network,
+            goodbye: false,
+            drill: None,
+        }
+    }
+
+    /// A hundred good beats, the last at 1000 ms.
+    fn settled() -> Network {
+        let mut network = network();
+        network.set_our_interval(Duration::from_millis(10));
+        for n in 1..=100 {
+            network.beat(Time(n * 10 * MS), &beat(n * 10, 5));
+            network.update(Time(n * 10 * MS));
+        }
+        network
+    }
+
+    #[test]
+    fn suspicion_and_alarm_begin_on_the_microsecond() {
+        let network = settled();
+        let at = |us: u64| network.inbound(Time(1000 * MS + us)).0;
+        assert_eq!(at(30 * MS), Verdict::Up, "10 ms until due, 20 ms of grace");
+        assert_eq!(at(30 * MS + 1), Verdict::Suspect);
+        assert_eq!(at(50 * MS), Verdict::Suspect);
+        assert_eq!(at(50 * MS + 1), Verdict::Down);
+    }
+
+    #[test]
+    fn a_habitually_late_peer_gets_more_time() {
+        let mut network = settled();
+        let mut t = 1000;
+        for n in 0..20 {
+            t += if n % 2 == 0 { 28 } else { 10 };
+            network.beat(Time(t * MS), &beat(t, 5));
+            network.update(Time(t * MS));
+        }
+        assert_eq!(network.inbound(Time((t + 10 + 27) * MS)).0, Verdict::Up, "1.5 x 18 ms");
+        assert_eq!(network.inbound(Time((t + 10 + 28) * MS)).0, Verdict::Suspect);
+    }
+
+    #[test]
+    fn beats_missed_in_silence_teach_nothing() {
+        let mut network = settled();
+        network.update(Time(1400 * MS));
+        network.beat(Time(1400 * MS), &beat(1400, 5));
+        assert_eq!(network.suspect_after(), Duration::from_millis(20));
+    }
+
+    #[test]
+    fn one_way_loss_is_seen_by_the_one_who_is_heard_no_more() {
+        let mut network = settled();
+        for n in 1..=6 {
+            let t = 1000 + n * 10;
+            network.beat(Time(t * MS), &beat(t, 5 + n * 10));
+            network.update(Time(t * MS));
+        }
+        let now = Time(1060 * MS);
+        assert_eq!(network.inbound(now).0, Verdict::Up);
+        assert_eq!(network.outbound(now), (Verdict::Down, Reason::PeerDoesNotHearUs));
+    }
+
+    #[test]
+    fn a_pulse_by_storage_vouches_for_the_direction_that_still_works() {
+        let mut network = settled();
+        let now = Time(1060 * MS);
+        network.update(now);
+        assert_eq!(network.outbound(now).0, Verdict::Down, "no report since: both are gone");
+        let later = Time(1065 * MS);
+        network.pulse(later, &beat(1064, 6));
+        assert_eq!(network.inbound(later).0, Verdict::Down);
+        assert_eq!(network.outbound(later).0, Verdict::Up);
+        assert_eq!(network.outbound(later + REPORT_LIFE).0, Verdict::Down, "it grew stale");
+    }
+
+    #[test]
+    fn stalling_data_is_suspicious_while_beats_pass() {
+        let mut network = settled();
+        let now = Time(1001 * MS);
+        network.data_silence(Duration::from_millis(30));
+        assert_eq!(network.outbound(now).0, Verdict::Up);
+        network.data_silence(Duration::from_millis(31));
+        assert_eq!(network.outbound(now), (Verdict::Suspect, Reason::DataStalls));
+        network.data_silence(Duration::from_millis(501));
+        assert_eq!(network.outbound(now), (Verdict::Down, Reason::DataStalls));
+    }
+
+    #[test]
+    fn own_link_down_needs_no_waiting() {
+        let mut network = settled();
+        network.link(Time(1001 * MS), false);
+        assert_eq!(network.outbound(Time(1001 * MS)), (Verdict::Suspect, Reason::LinkDown));
+        assert_eq!(network.outbound(Time(1021 * MS)).0, Verdict::Down);
+    }
+
+    #[test]
+    fn who_slept_does_not_blame_others() {
+        let mut network = settled();
+        network.excuse(Duration::from_secs(10));
+        assert_eq!(network.inbound(Time(11_030 * MS)).0, Verdict::Up);
+        assert_eq!(network.inbound(Time(11_031 * MS)).0, Verdict::Suspect);
+    }
+
+    #[test]
+    fn ages_survive_unrelated_clocks() {
+        let mut network = network();
+        network.beat(Time(5_000 * MS), &beat(77_000, 0));
+        network.beat(Time(5_012 * MS), &beat(77_010, 0));
+        let age = network.age(Time(5_112 * MS), Time(77_010 * MS));
+        assert_eq!(age, Some(Duration::from_millis(102)));
+    }
+}

@@ -1,0 +1,331 @@
+//! The storage path to one peer: our writes, our reads, its beat, and what it says of ours.
+//!
+//! Evidence flows all the time, so that the path is known good before it is needed: our own entry
+//! is written and the whole table read with every storage beat. A fault is believed at once and
+//! for as long as nothing of its kind succeeds; silence is believed after a beat's interval and a
+//! little more.
+
+use std::time::Duration;
+
+use super::{Judged, Reason, Verdict, worse};
+use crate::{StorageFault, Time, VolumeFact, beat::Beat};
+
+/// Beyond the interval, how late an own beat or a table read may be.
+const SUSPECT_AFTER: Duration = Duration::from_millis(400);
+const DOWN_AFTER: Duration = Duration::from_millis(700);
+/// A peer is dead when its beat stood still for so many of its intervals and a little.
+const DEAD_INTERVALS: u32 = 5;
+/// A report about our beat is believed for as long.
+const REPORT_LIFE: Duration = Duration::from_millis(400);
+/// A single failed operation is suspicious; one that nothing heals in this time is an outage.
+const FAULT_DOWN: Duration = Duration::from_millis(300);
+
+/// The storage path to one peer.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    configured: bool,
+    attached: bool,
+    interval: Duration,
+    interval_since: Time,
+    written_at: Option<Time>,
+    read_at: Option<Time>,
+    /// The peer's newest beat: incarnation, counter, when we saw it move, its interval.
+    peer: Option<PeerBeat>,
+    fault: Option<Fault>,
+    /// When the peer said how old our beat looks to it.
+    report: Option<(Time, Duration)>,
+    latency: Option<Duration>,
+    heard_at: Option<Time>,
+    goodbye: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct PeerBeat {
+    epoch: u64,
+    beat: u64,
+    at: Time,
+    interval: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Fault {
+    kind: StorageFault,
+    since: Time,
+}
+
+impl Fault {
+    /// Only the opposite proves these over: a successful write or read.
+    const fn is_of_reading(self) -> bool {
+        matches!(self.kind, StorageFault::ReadError)
+    }
+}
+
+impl Storage {
+    pub(crate) const fn new(configured: bool, interval: Duration) -> Self {
+        Self {
+            configured,
+            attached: false,
+            interval,
+            interval_since: Time::ZERO,
+            written_at: None,
+            read_at: None,
+            peer: None,
+            fault: None,
+            report: None,
+            latency: None,
+            heard_at: None,
+            goodbye: false,
+        }
+    }
+
+    pub(crate) const fn configure(&mut self, configured: bool) {
+        self.configured = configured;
+    }
+
+    pub(crate) const fn is_configured(&self) -> bool {
+        self.configured
+    }
+
+    /// A new incarnation of the peer.
+    pub(crate) const fn forget(&mut self) {
+        self.report = None;
+        self.goodbye = false;
+    }
+
+    /// How often our entry is written from now on.
+    pub(crate) fn set_interval(&mut self, now: Time, interval: Duration) {
+        if interval != self.interval {
+            self.interval = interval;
+            self.interval_since = now;
+        }
+    }
+
+    /// A fact about the volume our lane to the peer lies on (`sends`), or the one its lane to us
+    /// is read from (`receives`), or both.
+    pub(crate) fn fact(&mut self, now: Time, fact: &VolumeFact, sends: bool, receives: bool) {
+        match fact {
+            VolumeFact::Attached if sends => {
+                self.attached = true;
+                self.fault = None;
+            }
+            VolumeFact::BeatWritten { latency } if sends => {
+                self.attached = true;
+                self.written_at = Some(now);
+                self.latency = Some(smooth(self.latency, *latency));
+                self.fault = self.fault.filter(|f| f.is_of_reading());
+            }
+            VolumeFact::TableRead { .. } if receives => {
+                self.read_at = Some(now);
+                self.fault = self.fault.filter(|f| !f.is_of_reading());
+            }
+            VolumeFact::RecordWritten { .. } if sends => {
+                self.written_at = Some(now);
+                self.fault = self.fault.filter(|f| f.is_of_reading());
+            }
+            VolumeFact::Fault { fault, .. } => {
+                let since = self.fault.map_or(now, |f| f.since);
+                self.fault = Some(Fault { kind: *fault, since });
+            }
+            _ => {}
+        }
+    }
+
+    /// The peer's entry moved.
+    pub(crate) fn peer_beat(&mut self, now: Time, epoch: u64, beat: u64, interval: Duration) {
+        let newer = self.peer.is_none_or(|p| (epoch, beat) > (p.epoch, p.beat));
+        if newer {
+            self.peer = Some(PeerBeat { epoch, beat, at: now, interval });
+        }
+    }
+
+    /// A frame of the peer came by storage.
+    pub(crate) const fn heard(&mut self, now: Time) {
+        self.heard_at = Some(now);
+    }
+
+    /// A beat, by whichever path, says how old our storage beat looks to the peer.
+    pub(crate) fn said(&mut self, now: Time, beat: &Beat) {
+        self.goodbye = beat.goodbye;
+        self.report = Some((now, beat.heard_storage.map_or(Duration::MAX, |e| e.age)));
+    }
+
+    /// A measured time from our write to the peer's acknowledgement.
+    pub(crate) fn measured(&mut self, delay: Duration) {
+        self.latency = Some(smooth(self.latency, delay));
+    }
+
+    /// Our own loop slept: facts could not reach it.
+    pub(crate) fn excuse(&mut self, late: Duration) {
+        for at in [&mut self.written_at, &mut self.read_at].into_iter().flatten() {
+            *at += late;
+        }
+        if let Some(peer) = &mut self.peer {
+            peer.at += late;
+        }
+    }
+
+    // --- verdicts ------------------------------------------------------------------------------
+
+    fn by_age(&self, now: Time, last: Option<Time>, reason: Reason) -> Judged {
+        let Some(last) = last else {
+            return (Verdict::Down, Reason::Fault(StorageFault::NotAttached));
+        };
+        let age = now.since(last.max(self.interval_since));
+        if age > self.interval + DOWN_AFTER {
+            (Verdict::Down, reason)
+        } else if age > self.interval + SUSPECT_AFTER {
+            (Verdict::Suspect, reason)
+        } else {
+            (Verdict::Up, Reason::None)
+        }
+    }
+
+    fn faulty(&self, now: Time) -> Judged {
+        let Some(fault) = self.fault else { return (Verdict::Up, Reason::None) };
+        let lasting = !matches!(fault.kind, StorageFault::ReadError | StorageFault::WriteError)
+            || now.since(fault.since) > FAULT_DOWN;
+        let verdict = if lasting { Verdict::Down } else { Verdict::Suspect };
+        (verdict, Reason::Fault(fault.kind))
+    }
+
+    /// Whether what we write reaches the peer.
+    pub(crate) fn outbound(&self, now: Time) -> Judged {
+        if !self.configured {
+            return (Verdict::Disabled, Reason::NotConfigured);
+        }
+        if self.goodbye {
+            return (Verdict::Down, Reason::Goodbye);
+        }
+        if !self.attached {
+            return worse(
+                self.faulty(now),
+                (Verdict::Down, Reason::Fault(StorageFault::NotAttached)),
+            );
+        }
+        let own = worse(self.faulty(now), self.by_age(now, self.written_at, Reason::OwnBeatLate));
+        let seen = match self.report {
+            Some((at, age)) if now.since(at) < REPORT_LIFE => {
+                // The peer's table reads are as far apart as its beats, and ours as our own.
+                let usual = (self.interval + self.peer.map_or(self.interval, |p| p.interval)) * 2;
+                if age > usual + DOWN_AFTER * 2 {
+                    (Verdict::Down, Reason::PeerDoesNotSeeUs)
+                } else if age > usual + SUSPECT_AFTER {
+                    (Verdict::Suspect, Reason::PeerDoesNotSeeUs)
+                } else {
+                    (Verdict::Up, Reason::None)
+                }
+            }
+            _ => (Verdict::Up, Reason::None),
+        };
+        worse(own, seen)
+    }
+
+    /// Whether what the peer writes reaches us.
+    pub(crate) fn inbound(&self, now: Time) -> Judged {
+        if !self.configured {
+            return (Verdict::Disabled, Reason::NotConfigured);
+        }
+        let own = worse(self.faulty(now), self.by_age(now, self.read_at, Reason::TableUnread));
+        let theirs = match self.peer {
+            None => (Verdict::Down, Reason::NeverHeard),
+            Some(peer) if self.beat_age(now, peer) > self.dead_after(peer) => {
+                (Verdict::Down, Reason::PeerBeatLate)
+            }
+            Some(peer)
+                if self.beat_age(now, peer) > peer.interval * 2 + SUSPECT_AFTER + self.interval =>
+            {
+                (Verdict::Suspect, Reason::PeerBeatLate)
+            }
+            Some(_) => (Verdict::Up, Reason::None),
+        };
+        worse(own, theirs)
+    }
+
+    /// A frame read from its lane is as good as a beat.
+    fn beat_age(&self, now: Time, peer: PeerBeat) -> Duration {
+        now.since(self.heard_at.map_or(peer.at, |heard| heard.max(peer.at)))
+    }
+
+    fn dead_after(&self, peer: PeerBeat) -> Duration {
+        peer.interval * DEAD_INTERVALS + SUSPECT_AFTER + self.interval
+    }
+
+    /// The peer's beat stands still although we read well: it is not the path.
+    pub(crate) fn peer_stands_still(&self, now: Time) -> bool {
+        let reading = worse(self.faulty(now), self.by_age(now, self.read_at, Reason::TableUnread));
+        let still = self.peer.is_some_and(|peer| self.beat_age(now, peer) > self.dead_after(peer));
+        self.configured && reading.0 == Verdict::Up && still
+    }
+
+    // --- getters -------------------------------------------------------------------------------
+
+    /// Our newest sight of the peer: its beat counter and when.
+    pub(crate) fn newest(&self) -> Option<(u64, Time)> {
+        self.peer.map(|p| (p.beat, p.at))
+    }
+
+    pub(crate) fn heard_at(&self) -> Option<Time> {
+        self.peer.map(|p| p.at).max(self.heard_at)
+    }
+
+    pub(crate) const fn latency(&self) -> Option<Duration> {
+        self.latency
+    }
+}
+
+fn smooth(before: Option<Duration>, sample: Duration) -> Duration {
+    before.map_or(sample, |b| (b * 7 + sample) / 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1000;
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn working() -> Storage {
+        let mut storage = Storage::new(true, SECOND);
+        let latency = Duration::from_micros(200);
+        storage.fact(Time(0), &VolumeFact::Attached, true, true);
+        storage.fact(Time(0), &VolumeFact::BeatWritten { latency }, true, true);
+        storage.fact(Time(0), &VolumeFact::TableRead { latency }, true, true);
+        storage.peer_beat(Time(0), 1, 1, SECOND);
+        storage
+    }
+
+    #[test]
+    fn silence_is_believed_within_two_seconds() {
+        let storage = working();
+        assert_eq!(storage.outbound(Time(1400 * MS)).0, Verdict::Up);
+        assert_eq!(storage.outbound(Time(1401 * MS)).0, Verdict::Suspect);
+        assert_eq!(storage.outbound(Time(1701 * MS)), (Verdict::Down, Reason::OwnBeatLate));
+        assert_eq!(storage.inbound(Time(1701 * MS)), (Verdict::Down, Reason::TableUnread));
+    }
+
+    #[test]
+    fn a_fault_is_believed_at_once_and_healed_by_its_opposite() {
+        let mut storage = working();
+        let fault = |fault| VolumeFact::Fault { fault, detail: String::new() };
+        storage.fact(Time(1), &fault(StorageFault::WriteError), true, true);
+        assert_eq!(storage.outbound(Time(1)).0, Verdict::Suspect);
+        assert_eq!(storage.outbound(Time(302 * MS)).0, Verdict::Down);
+        let latency = Duration::from_micros(200);
+        storage.fact(Time(303 * MS), &VolumeFact::TableRead { latency }, true, true);
+        assert_eq!(storage.outbound(Time(303 * MS)).0, Verdict::Down, "reading heals no writes");
+        storage.fact(Time(304 * MS), &VolumeFact::BeatWritten { latency }, true, true);
+        assert_eq!(storage.outbound(Time(304 * MS)).0, Verdict::Up);
+    }
+
+    #[test]
+    fn a_peer_is_dead_only_while_we_read_well() {
+        let mut storage = working();
+        let latency = Duration::from_micros(200);
+        for second in 1..=7 {
+            storage.fact(Time(second * 1000 * MS), &VolumeFact::TableRead { latency }, true, true);
+        }
+        assert!(!storage.peer_stands_still(Time(6400 * MS)));
+        assert!(storage.peer_stands_still(Time(7000 * MS)));
+        assert!(!storage.peer_stands_still(Time(9000 * MS)), "our own reads are late now");
+    }
+}

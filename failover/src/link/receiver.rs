@@ -1,0 +1,357 @@
+//! Arriving frames: second copies dropped, flows in order, receipts signed.
+//!
+//! Order is per flow. A frame names its predecessor in its flow if that was not yet acknowledged
+//! when the frame was sealed. It is handed on at once when the predecessor is settled (handed on,
+//! dropped, or below the sender's floor); otherwise it is held: as long as it lives when its flow
+//! changed path ("strict"), else for [`HOLD`], because on one path a hole is repaired within a few
+//! round trips or not worth waiting for. Flows never wait for each other.
+//!
+//! Awkward cases: a chain of held frames is released as a whole; the floor may pass a predecessor
+//! that never comes, which settles it; memory is bounded, and the oldest held frame goes first
+//! when the bound is reached (late is harmless, lost is not).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{Insert, Window};
+use crate::{
+    Path, Time,
+    wire::{control::ChannelAck, data::Prefix},
+};
+
+/// How long a frame waits for its predecessor when the flow did not change path.
+const HOLD: Duration = Duration::from_millis(60);
+/// Bounds of what is held.
+const HELD_BYTES_MAX: usize = 16 << 20;
+const HELD_FRAMES_MAX: usize = 16_384;
+/// Runs named in an acknowledgement at most.
+const RANGES_MAX: usize = 48;
+/// Frames after which an acknowledgement goes out without waiting.
+const ACK_FRAMES: u32 = 32;
+
+/// A packet to be handed on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    /// `virtio_net_hdr` and packet.
+    pub(crate) packet: Bytes,
+}
+
+/// What arrived, opened.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) path: Path,
+    pub(crate) number: u64,
+    pub(crate) prefix: Prefix,
+    /// `virtio_net_hdr` and packet.
+    pub(crate) packet: Bytes,
+    /// Time left to live; `None` when it is over.
+    pub(crate) left: Option<Duration>,
+}
+
+/// Why an arrival was not handed on and never will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    Duplicate,
+    Stale,
+    Beyond,
+}
+
+impl Dropped {
+    pub(crate) const fn cause(self) -> &'static str {
+        match self {
+            Self::Duplicate => "duplicate",
+            Self::Stale => "ttl",
+            Self::Beyond => "beyond_window",
+        }
+    }
+}
+
+/// One kept channel, receiving.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    window: Window,
+    held: BTreeMap<u64, Held>,
+    held_bytes: usize,
+    /// Predecessor to the frame that waits for it.
+    waiting: BTreeMap<u64, u64>,
+    deadlines: BTreeSet<(Time, u64)>,
+    by_network: (u64, u64),
+    by_storage: (u64, u64),
+    unacknowledged: u32,
+    ack_at: Time,
+}
+
+#[derive(Debug)]
+struct Held {
+    packet: Bytes,
+    predecessor: u64,
+    deadline: Time,
+}
+
+impl Receiver {
+    pub(crate) fn new() -> Self {
+        Self {
+            window: Window::new(),
+            held: BTreeMap::new(),
+            held_bytes: 0,
+            waiting: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            by_network: (0, 0),
+            by_storage: (0, 0),
+            unacknowledged: 0,
+            ack_at: Time::NEVER,
+        }
+    }
+
+    /// Frames held.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.len() as u64
+    }
+
+    /// Takes a frame; whatever may be handed on now goes to `out`.
+    pub(crate) fn arrive(
+        &mut self,
+        now: Time,
+        arrival: Arrival,
+        ack_delay: Duration,
+        out: &mut Vec<Delivery>,
+    ) -> Result<(), Dropped> {
+        let Arrival { path, number, prefix, packet, left } = arrival;
+        let seen = match path {
+            Path::Network => &mut self.by_network,
+            Path::Storage => &mut self.by_storage,
+        };
+        *seen = (seen.0.max(number), seen.1 + 1);
+        self.raise(prefix.floor, out);
+        let inserted = self.window.insert(number);
+        if inserted == Insert::Beyond {
+            return Err(Dropped::Beyond);
+        }
+        self.unacknowledged += 1;
+        let urgent = self.unacknowledged >= ACK_FRAMES
+            || self.window.has_gap()
+            || inserted == Insert::Duplicate;
+        self.ack_at = self.ack_at.min(if urgent { now } else { now + ack_delay });
+        if inserted == Insert::Duplicate {
+            return Err(Dropped::Duplicate);
+        }
+        let Some(left) = left else {
+            self.settle(number, out);
+            return Err(Dropped::Stale);
+        };
+        match prefix.predecessor.filter(|p| !self.is_settled(*p)) {
+            None => {
+                out.push(Delivery { packet });
+                self.settle(number, out);
+            }
+            Some(predecessor) => {
+                let deadline = now + if prefix.strict { left } else { left.min(HOLD) };
+                self.hold(number, Held { packet, predecessor, deadline }, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_settled(&self, number: u64) -> bool {
+        self.window.contains(number) && !self.held.contains_key(&number)
+    }
+
+    fn hold(&mut self, number: u64, held: Held, out: &mut Vec<Delivery>) {
+        while self.held.len() >= HELD_FRAMES_MAX || self.held_bytes >= HELD_BYTES_MAX {
+            let Some(oldest) = self.held.keys().next().copied() else { break };
+            self.release(oldest, out);
+        }
+        self.held_bytes += held.packet.len();
+        self.deadlines.insert((held.deadline, number));
+        // Two frames never name one predecessor: a flow is a chain. If a sender breaks that, the
+        // one displaced here leaves by its deadline.
+        self.waiting.insert(held.predecessor, number);
+        self.held.insert(number, held);
+    }
+
+    /// Hands on a held frame and whatever waited for it.
+    fn release(&mut self, number: u64, out: &mut Vec<Delivery>) {
+        if let Some(packet) = self.take(number) {
+            out.push(Delivery { packet });
+            self.settle(number, out);
+        }
+    }
+
+    fn take(&mut self, number: u64) -> Option<Bytes> {
+        let held = self.held.remove(&number)?;
+        self.held_bytes -= held.packet.len();
+        self.deadlines.remove(&(held.deadline, number));
+        if self.waiting.get(&held.predecessor) == Some(&number) {
+            self.waiting.remove(&held.predecessor);
+        }
+        Some(held.packet)
+    }
+
+    /// `number` is settled: hands on the chain behind it.
+    fn settle(&mut self, mut number: u64, out: &mut Vec<Delivery>) {
+        while let Some(next) = self.waiting.remove(&number) {
+            let Some(packet) = self.take(next) else { break };
+            out.push(Delivery { packet });
+            number = next;
+        }
+    }
+
+    /// The sender will send nothing below `floor` any more: nobody waits for that.
+    pub(crate) fn raise(&mut self, floor: u64, out: &mut Vec<Delivery>) {
+        self.window.raise(floor);
+        let free: Vec<u64> = self
+            .waiting
+            .range(..floor)
+            .filter(|(predecessor, _)| !self.held.contains_key(predecessor))
+            .map(|(_, number)| *number)
+            .collect();
+        for number in free {
+            self.release(number, out);
+        }
+    }
+
+    /// Hands on what has waited long enough.
+    pub(crate) fn poll(&mut self, now: Time, out: &mut Vec<Delivery>) {
+        while let Some((deadline, number)) = self.deadlines.first().copied() {
+            if deadline > now {
+                break;
+            }
+            // Its predecessor may be held as well, and older: that goes first.
+            let mut first = number;
+            while let Some(held) = self.held.get(&first)
+                && self.held.contains_key(&held.predecessor)
+            {
+                first = held.predecessor;
+            }
+            self.release(first, out);
+        }
+    }
+
+    /// When [`Self::poll`] has something to do.
+    pub(crate) fn next(&self) -> Time {
+        self.deadlines.first().map_or(Time::NEVER, |d| d.0)
+    }
+
+    /// When an acknowledgement is due.
+    pub(crate) const fn ack_at(&self) -> Time {
+        self.ack_at
+    }
+
+    /// The receipt, as of now.
+    pub(crate) fn acknowledge(&mut self) -> ChannelAck {
+        self.unacknowledged = 0;
+        self.ack_at = Time::NEVER;
+        ChannelAck {
+            cumulative: self.window.base(),
+            ranges: self.window.ranges(RANGES_MAX),
+            network: self.by_network,
+            storage: self.by_storage,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bench {
+        receiver: Receiver,
+        out: Vec<Delivery>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { receiver: Receiver::new(), out: Vec::new() }
+        }
+
+        fn arrive(
+            &mut self,
+            ms: u64,
+            number: u64,
+            predecessor: Option<u64>,
+        ) -> Result<(), Dropped> {
+            self.arrive_with(ms, number, predecessor, false, 1)
+        }
+
+        fn arrive_with(
+            &mut self,
+            ms: u64,
+            number: u64,
+            predecessor: Option<u64>,
+            strict: bool,
+            floor: u64,
+        ) -> Result<(), Dropped> {
+            let arrival = Arrival {
+                path: Path::Network,
+                number,
+                prefix: Prefix {
+                    is_super: false,
+                    strict,
+                    floor,
+                    predecessor,
+                    accepted_at: Time::ZERO,
+                },
+                packet: Bytes::from(vec![u8::try_from(number).unwrap()]),
+                left: Some(Duration::from_secs(5)),
+            };
+            let now = Time(ms * 1000);
+            self.receiver.arrive(now, arrival, Duration::from_millis(2), &mut self.out)
+        }
+
+        fn delivered(&mut self) -> Vec<u8> {
+            self.out.drain(..).map(|d| d.packet[0]).collect()
+        }
+    }
+
+    #[test]
+    fn a_flow_waits_for_its_own_hole_and_other_flows_do_not() {
+        let mut bench = Bench::new();
+        bench.arrive(0, 1, None).unwrap();
+        bench.arrive(0, 4, Some(3)).unwrap();
+        bench.arrive(0, 5, None).unwrap();
+        bench.arrive(0, 6, Some(4)).unwrap();
+        assert_eq!(bench.delivered(), [1, 5]);
+        bench.arrive(1, 3, Some(1)).unwrap();
+        assert_eq!(bench.delivered(), [3, 4, 6]);
+        assert_eq!(bench.receiver.held(), 0);
+    }
+
+    #[test]
+    fn duplicates_are_dropped_and_acknowledged_again() {
+        let mut bench = Bench::new();
+        bench.arrive(0, 1, None).unwrap();
+        let _ = bench.receiver.acknowledge();
+        assert_eq!(bench.arrive(1, 1, None), Err(Dropped::Duplicate));
+        assert_eq!(bench.receiver.ack_at(), Time(1000), "the first receipt may be lost");
+    }
+
+    #[test]
+    fn a_hold_ends_at_its_bound_and_a_strict_one_does_not() {
+        let mut bench = Bench::new();
+        bench.arrive(0, 2, Some(1)).unwrap();
+        bench.receiver.poll(Time(59_999), &mut bench.out);
+        assert_eq!(bench.delivered(), []);
+        bench.receiver.poll(Time(60_000), &mut bench.out);
+        assert_eq!(bench.delivered(), [2]);
+        bench.arrive_with(100, 9, Some(8), true, 1).unwrap();
+        bench.receiver.poll(Time(4_000_000), &mut bench.out);
+        assert_eq!(bench.delivered(), []);
+        bench.receiver.raise(9, &mut bench.out);
+        assert_eq!(bench.delivered(), [9], "the floor passed its predecessor");
+    }
+
+    #[test]
+    fn an_acknowledgement_names_holes() {
+        let mut bench = Bench::new();
+        for number in [1, 2, 5, 6, 9] {
+            bench.arrive(0, number, None).unwrap();
+        }
+        let ack = bench.receiver.acknowledge();
+        assert_eq!((ack.cumulative, ack.ranges), (3, vec![(2, 2), (2, 1)]));
+        assert_eq!(ack.network, (9, 5));
+    }
+}

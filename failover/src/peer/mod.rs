@@ -1,0 +1,565 @@
+//! One peer: the stages of its traffic, in order. Each stage is a function of its own room; this
+//! one only brings them together.
+//!
+//! ```text
+//!  in:   open (secure) -> beats and facts (health) -> acknowledgements, duplicates, order (link)
+//!  turn: verdicts (health) -> route (path) -> expire -> seal (queue, link) -> send -> say
+//! ```
+
+mod inbound;
+mod outbound;
+mod speak;
+
+pub(crate) use outbound::split_header;
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    Cut, Event, NodeId, Options, Output, Path, PeerOptions, Ring, Route, Time, Timing, World,
+    beat::BeatOrder,
+    event,
+    health::{self, Network, Reason, Recovery, Settings, Storage, Verdict, worse},
+    link::{Receiver, Sender, Window},
+    path::{Evidence, Machine, State},
+    queue::Queues,
+    secure::{Agreement, Keyring},
+    status::{Change, Counters, NetworkStatus, PeerState, PeerStatus, StorageStatus},
+    turn::VolumeOrder,
+    wire::Channel,
+};
+
+/// Traffic within this time makes beats quick.
+const BUSY: Duration = Duration::from_secs(2);
+/// Keys are renewed after this, or after as many frames.
+const REKEY_AGE: Duration = Duration::from_secs(3600);
+const REKEY_FRAMES: u64 = 1 << 32;
+
+/// One peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) options: PeerOptions,
+    us: NodeId,
+    timing: Timing,
+    agreement: Option<Agreement>,
+    keyring: Keyring,
+    /// The incarnation of the peer whose link this is; zero before the first.
+    link_epoch: u64,
+    /// Keys are asked for although some are there.
+    wants_keys: bool,
+    /// The peer opened something of ours under the current keys.
+    keys_proved: bool,
+    queues: Queues,
+    express: Kept,
+    datagram: Kept,
+    control_next: u64,
+    control_seen: Window,
+    network: Network,
+    storage: Storage,
+    recovery: Recovery,
+    path: Machine,
+    counters: Counters,
+    state: PeerState,
+    peer_route: Option<Route>,
+    last_change: Option<Change>,
+    drill: Option<Drill>,
+    /// Which of the endpoints answers.
+    endpoint: usize,
+    /// Bytes one datagram holds.
+    datagram_size: usize,
+    busy_until: Time,
+    storage_window: outbound::StorageWindow,
+    /// Bytes that may still be hedged during this suspicion.
+    hedge_left: usize,
+    /// The outbox holds nothing for this peer.
+    outbox_empty: bool,
+    /// Last record read from each ring of the peer's lane, and whether the peer knows.
+    cursors: BTreeMap<bool, u64>,
+    cursors_due: Time,
+    speech: speak::Speech,
+    said: Option<Verdicts>,
+    mailbox: Option<(Bytes, Time)>,
+}
+
+/// Both directions of a kept channel.
+#[derive(Debug)]
+struct Kept {
+    tx: Sender,
+    rx: Receiver,
+    ttl: Duration,
+}
+
+impl Kept {
+    fn new(channel: Channel, ttl: Duration) -> Self {
+        Self { tx: Sender::new(channel, ttl), rx: Receiver::new(), ttl }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Drill {
+    cut: Cut,
+    until: Time,
+}
+
+/// Verdicts last told as events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Verdicts {
+    network: Verdict,
+    storage: Verdict,
+}
+
+impl Peer {
+    pub(crate) fn new(node: &Options, options: PeerOptions, world: &mut dyn World) -> Self {
+        let timing = node.timing.clone();
+        let agreement = Agreement::new(
+            (node.id, options.id),
+            node.epoch,
+            &node.private_key,
+            options.public_key,
+            &node.group,
+            node.plaintext,
+        );
+        let mut peer = Self {
+            us: node.id,
+            agreement,
+            keyring: Keyring::default(),
+            link_epoch: 0,
+            wants_keys: false,
+            keys_proved: false,
+            queues: Queues::new(timing.queue_bytes_max, timing.express_ttl, timing.write_ttl),
+            express: Kept::new(Channel::Express, timing.express_ttl),
+            datagram: Kept::new(Channel::Datagram, timing.write_ttl),
+            control_next: 1,
+            control_seen: Window::new(),
+            network: Network::new(settings(&timing, &options)),
+            storage: Storage::new(is_stored(&options), timing.storage_beat_idle),
+            recovery: Recovery::default(),
+            path: Machine::new(timing.hold),
+            counters: Counters::default(),
+            state: PeerState::Unknown,
+            peer_route: None,
+            last_change: None,
+            drill: None,
+            endpoint: 0,
+            datagram_size: 1472,
+            busy_until: Time::ZERO,
+            storage_window: outbound::StorageWindow::default(),
+            hedge_left: 0,
+            outbox_empty: true,
+            cursors: BTreeMap::new(),
+            cursors_due: Time::NEVER,
+            speech: speak::Speech::default(),
+            said: None,
+            mailbox: None,
+            timing,
+            options,
+        };
+        peer.network.set_our_interval(peer.timing.heartbeat_idle);
+        peer.target(world);
+        peer
+    }
+
+    /// Settings changed; the peer itself stayed the same (key and id).
+    pub(crate) fn configure(
+        &mut self,
+        node: &Options,
+        options: PeerOptions,
+        world: &mut dyn World,
+    ) {
+        self.timing = node.timing.clone();
+        self.options = options;
+        self.endpoint = 0;
+        self.network.configure(settings(&self.timing, &self.options));
+        self.storage.configure(is_stored(&self.options));
+        self.path.configure(self.timing.hold);
+        self.target(world);
+    }
+
+    pub(crate) const fn id(&self) -> NodeId {
+        self.options.id
+    }
+
+    // --- one turn ------------------------------------------------------------------------------
+
+    /// Everything that is worth doing once per batch of inputs.
+    pub(crate) fn finish(&mut self, now: Time, late: Duration, world: &mut dyn World) {
+        self.network.excuse(late);
+        if late > Duration::from_millis(30) {
+            self.storage.excuse(late);
+        }
+        self.end_drill(now, world);
+        self.handshake(now, world);
+        self.judge(now, world);
+        self.expire(now);
+        self.pump(now, world);
+        self.speak(now, world);
+        self.beats(now, world);
+    }
+
+    fn judge(&mut self, now: Time, world: &mut dyn World) {
+        let silence = self
+            .express
+            .tx
+            .silence(now, Path::Network)
+            .max(self.datagram.tx.silence(now, Path::Network));
+        self.network.data_silence(silence);
+        self.network.update(now);
+        if self.network.inbound(now).0 != Verdict::Up || self.network.outbound(now).0 != Verdict::Up
+        {
+            self.recovery.reset();
+        }
+        // A chain of at most a few moves: each is a step of its own, with its own reason.
+        for _ in 0..4 {
+            let evidence = self.evidence(now);
+            let Some(moved) = self.path.choose(now, &evidence) else { break };
+            self.moved(now, &moved, world);
+        }
+        self.tell(now, world);
+    }
+
+    fn evidence(&self, now: Time) -> Evidence {
+        let keyed = self.keyring.current().is_some();
+        let network = self.network.outbound(now);
+        let storage = self.storage.outbound(now);
+        let unkeyed = (Verdict::Down, Reason::NeverHeard);
+        let (network, storage) = if keyed { (network, storage) } else { (unkeyed, unkeyed) };
+        Evidence {
+            network: network.0,
+            network_reason: network.1,
+            storage: storage.0,
+            storage_reason: storage.1,
+            proven_since: self.recovery.proven_since(),
+            drained: self.outbox_empty
+                && self.express.tx.independent_of_storage()
+                && self.datagram.tx.independent_of_storage(),
+        }
+    }
+
+    fn moved(&mut self, now: Time, moved: &crate::path::Move, world: &mut dyn World) {
+        let route = |state: State| match state {
+            State::Network => Route::Network,
+            State::Hedging { .. } | State::Returning { .. } => Route::Both,
+            State::Storage => Route::Storage,
+            State::Isolated => Route::Isolated,
+        };
+        let (from, to) = (route(moved.from), route(moved.to));
+        for tx in [&mut self.express.tx, &mut self.datagram.tx] {
+            for path in [Path::Network, Path::Storage] {
+                match (from.uses(path), to.uses(path)) {
+                    // What storage carries need not cross the network as well.
+                    (false, true) if matches!(moved.to, State::Returning { .. }) => tx.skip(path),
+                    (false, true) => tx.rewind(path),
+                    (true, false) => tx.leave(path),
+                    _ => {}
+                }
+            }
+        }
+        match moved.to {
+            State::Hedging { .. } => self.hedge_left = outbound::HEDGE_BYTES,
+            State::Storage if moved.from != State::Isolated => {
+                if !matches!(moved.from, State::Returning { .. }) {
+                    self.counters.failovers += 1;
+                }
+                self.recovery.reset();
+            }
+            State::Network if matches!(moved.from, State::Returning { .. } | State::Storage) => {
+                self.counters.failbacks += 1;
+            }
+            _ => {}
+        }
+        self.speech.urge();
+        world.put(Output::Beat(BeatOrder::Now { peer: self.id() }));
+        if from == to {
+            return;
+        }
+        self.last_change =
+            Some(Change { at_us: now.micros(), from, to, reason: moved.reason.clone() });
+        world.put(Output::Event(Event::RouteChanged {
+            peer: self.id(),
+            from,
+            to,
+            reason: moved.reason.clone(),
+            drill: self.drill.is_some(),
+        }));
+    }
+
+    /// Tells changes of verdicts and of the peer's state as events.
+    fn tell(&mut self, now: Time, world: &mut dyn World) {
+        let peer = self.id();
+        let (network, storage) = (self.network_judged(now), self.storage_judged(now));
+        let verdicts = Verdicts { network: network.0, storage: storage.0 };
+        let before = self.said.replace(verdicts);
+        for (path, judged, before) in [
+            (Path::Network, network, before.map(|b| b.network)),
+            (Path::Storage, storage, before.map(|b| b.storage)),
+        ] {
+            if before.is_some_and(|b| b != judged.0) {
+                let (state, reason) = (judged.0, judged.1.to_string());
+                world.put(Output::Event(Event::PathState { peer, path, state, reason }));
+                // Suspicion is told at once, by extra beats on both paths.
+                self.speech.urge();
+                world.put(Output::Beat(BeatOrder::Now { peer }));
+            }
+        }
+        let (state, reason) = self.alive(now, verdicts);
+        if state != self.state {
+            self.state = state;
+            let reason = reason.to_owned();
+            world.put(Output::Event(event::Event::PeerState { peer, state, reason }));
+        }
+    }
+
+    fn alive(&self, now: Time, verdicts: Verdicts) -> (PeerState, &'static str) {
+        let heard = |v| v == Verdict::Up || v == Verdict::Suspect;
+        if self.network.said_goodbye() {
+            (PeerState::Dead, "it said goodbye")
+        } else if self.keyring.current().is_some()
+            && (heard(self.network.inbound(now).0) || heard(self.storage.inbound(now).0))
+        {
+            (PeerState::Alive, "heard")
+        } else if !heard(verdicts.network) && self.storage.peer_stands_still(now) {
+            (PeerState::Dead, "silent, and its beat in storage stands still while we read well")
+        } else {
+            (PeerState::Unknown, "silent, and nothing proves why")
+        }
+    }
+
+    fn network_judged(&self, now: Time) -> health::Judged {
+        worse(self.network.inbound(now), self.network.outbound(now))
+    }
+
+    fn storage_judged(&self, now: Time) -> health::Judged {
+        worse(self.storage.outbound(now), self.storage.inbound(now))
+    }
+
+    /// Storage is needed or may be in a moment: lanes are to be polled eagerly.
+    pub(crate) fn wants_storage(&self, now: Time) -> bool {
+        self.storage.is_configured()
+            && !self.network.said_goodbye()
+            && (self.network.is_late(now)
+                || self.path.route() != Route::Network
+                || self.peer_route.is_some_and(|r| r != Route::Network))
+    }
+
+    /// The network is not in order: storage beats are to be quick.
+    pub(crate) fn wants_quick_beats(&self, now: Time) -> bool {
+        self.storage.is_configured()
+            && (self.network_judged(now).0 != Verdict::Up || self.path.route() != Route::Network)
+    }
+
+    pub(crate) fn set_storage_interval(&mut self, now: Time, interval: Duration) {
+        self.storage.set_interval(now, interval);
+    }
+
+    /// When something is due here by time alone.
+    pub(crate) fn next(&self, now: Time) -> Time {
+        let proven = self.recovery.proven_since();
+        let mut next = self
+            .network
+            .next(now)
+            .min(self.path.next(proven))
+            .min(self.queues.next_stale())
+            .min(self.speech.next())
+            .min(self.cursors_due)
+            .min(self.recovery.next().max(now + Duration::from_millis(5)))
+            .min(self.drill.map_or(Time::NEVER, |d| d.until));
+        for kept in [&self.express, &self.datagram] {
+            next = next.min(kept.tx.next_expiry()).min(kept.rx.next()).min(kept.rx.ack_at());
+            if !kept.tx.is_empty() {
+                next = next.min(now + Duration::from_millis(3));
+            }
+        }
+        if self.keys_wanted(now)
+            && let Some(agreement) = &self.agreement
+        {
+            next = next.min(agreement.next());
+        }
+        // Ages of storage beats and of reports are looked at a few times a second.
+        next.min(now + Duration::from_millis(100))
+    }
+
+    // --- drills --------------------------------------------------------------------------------
+
+    /// Starts, replaces or ends a drill.
+    pub(crate) fn drill(
+        &mut self,
+        now: Time,
+        cut: Cut,
+        length: Duration,
+        force: bool,
+        world: &mut dyn World,
+    ) {
+        let peer = self.id();
+        if length.is_zero() {
+            if let Some(drill) = &mut self.drill {
+                drill.until = now;
+            }
+            return self.end_drill(now, world);
+        }
+        let refused = match cut {
+            _ if force => None,
+            Cut::Both => Some("cutting both paths isolates the peer; add --force to do it".to_owned()),
+            Cut::Network => Some(self.storage_judged(now)).filter(|j| j.0 != Verdict::Up).map(|j| {
+                format!("the storage path, which would have to carry on, is not up ({}); add --force to do it all the same", j.1)
+            }),
+            Cut::Storage => Some(self.network_judged(now)).filter(|j| j.0 != Verdict::Up).map(|j| {
+                format!("the network path, which would have to carry on, is not up ({}); add --force to do it all the same", j.1)
+            }),
+        };
+        if let Some(reason) = refused {
+            world.put(Output::Event(Event::DrillRefused { peer, reason }));
+            return;
+        }
+        self.drill = Some(Drill { cut, until: now + length });
+        let mute = self.is_cut(Path::Network);
+        world.put(Output::Beat(BeatOrder::Mute { peer, mute }));
+        world.put(Output::Event(Event::DrillStarted { peer, cut }));
+        self.speech.urge();
+    }
+
+    fn end_drill(&mut self, now: Time, world: &mut dyn World) {
+        let Some(drill) = self.drill else { return };
+        if now < drill.until {
+            return;
+        }
+        self.drill = None;
+        let peer = self.id();
+        world.put(Output::Beat(BeatOrder::Mute { peer, mute: false }));
+        world.put(Output::Event(Event::DrillEnded { peer }));
+    }
+
+    /// A drill cuts this path.
+    pub(crate) const fn is_cut(&self, path: Path) -> bool {
+        match self.drill {
+            None => false,
+            Some(drill) => matches!(
+                (drill.cut, path),
+                (Cut::Both, _) | (Cut::Network, Path::Network) | (Cut::Storage, Path::Storage)
+            ),
+        }
+    }
+
+    // --- getters -------------------------------------------------------------------------------
+
+    /// What status shows.
+    pub(crate) fn status(&self, now: Time) -> PeerStatus {
+        let ms = |at: Option<Time>| {
+            at.map(|at| now.since(at).as_millis().try_into().unwrap_or(u64::MAX))
+        };
+        let us = |span: Option<Duration>| span.map(crate::micros);
+        let why = |judged: health::Judged| (judged.0 != Verdict::Up).then(|| judged.1.to_string());
+        let (network, storage) = (self.network_judged(now), self.storage_judged(now));
+        let mut counters = self.counters.clone();
+        counters.queued =
+            self.queues.packets() + self.express.tx.packets() + self.datagram.tx.packets();
+        counters.held = self.express.rx.held() + self.datagram.rx.held();
+        PeerStatus {
+            id: self.id(),
+            name: self.options.name.clone(),
+            state: self.state,
+            route: self.path.route(),
+            peer_route: self.peer_route,
+            network: NetworkStatus {
+                state: network.0,
+                reason: why(network),
+                rtt_us: us(self.network.rtt()).filter(|_| network.0 == Verdict::Up),
+                last_heard_ms: ms(self.network.heard_at()),
+            },
+            storage: StorageStatus {
+                state: storage.0,
+                reason: why(storage),
+                latency_us: us(self.storage.latency()),
+                last_heard_ms: ms(self.storage.heard_at()),
+            },
+            counters,
+            last_change: self.last_change.clone(),
+            keys: self.keyring.current().is_some(),
+            drill: self.drill.map(|d| d.cut),
+        }
+    }
+
+    fn kept(&mut self, channel: Channel) -> &mut Kept {
+        if channel == Channel::Express { &mut self.express } else { &mut self.datagram }
+    }
+
+    fn target(&self, world: &mut dyn World) {
+        world.put(Output::Beat(BeatOrder::Target {
+            peer: self.id(),
+            endpoints: self.options.endpoints.clone(),
+            interval: self.speech.interval(&self.timing),
+        }));
+    }
+
+    fn lose(&mut self, cause: &'static str, packets: u64) {
+        if packets > 0 {
+            self.counters.lost += packets;
+            *self.counters.lost_by_cause.entry(cause.to_owned()).or_default() += packets;
+        }
+    }
+
+    fn drop_arrival(&mut self, cause: &'static str) {
+        self.counters.dropped += 1;
+        *self.counters.dropped_by_cause.entry(cause.to_owned()).or_default() += 1;
+    }
+
+    /// The address frames are sent to.
+    fn address(&self) -> Option<SocketAddr> {
+        self.options
+            .endpoints
+            .get(self.endpoint)
+            .or_else(|| self.options.endpoints.first())
+            .copied()
+    }
+
+    /// Sends one frame by a path, unless a drill cuts it.
+    fn put(&mut self, path: Path, ring: Ring, frame: Bytes, world: &mut dyn World) {
+        let (peer, length) = (self.id(), frame.len());
+        match path {
+            Path::Network => {
+                self.counters.network_bytes += length as u64;
+                if self.is_cut(path) {
+                    return;
+                }
+                if length > self.datagram_size {
+                    world.put(Output::TcpFrame { peer, frame });
+                } else if let Some(to) = self.address() {
+                    world.put(Output::Datagram { peer, to, frame });
+                }
+            }
+            Path::Storage => {
+                let Some(volume) = self.options.send_volume else { return };
+                self.counters.storage_bytes += length as u64;
+                if self.is_cut(path) {
+                    return;
+                }
+                self.outbox_empty = false;
+                world.put(Output::Store { volume, to: peer, ring, frame });
+            }
+        }
+    }
+
+    /// Releases what the old incarnation of the peer's reader had not read.
+    fn reset_lane(&self, world: &mut dyn World) {
+        if let Some(volume) = self.options.send_volume {
+            world.put(Output::Volume(volume, VolumeOrder::ResetLane { to: self.id() }));
+        }
+    }
+
+    /// The peer is taken out of the configuration.
+    pub(crate) fn remove(&self, world: &mut dyn World) {
+        world.put(Output::Beat(BeatOrder::Remove { peer: self.id() }));
+    }
+}
+
+fn settings(timing: &Timing, options: &PeerOptions) -> Settings {
+    Settings {
+        suspect_floor: timing.suspect_floor,
+        down_after: timing.down_after,
+        configured: !options.endpoints.is_empty(),
+    }
+}
+
+const fn is_stored(options: &PeerOptions) -> bool {
+    options.send_volume.is_some() && options.receive_volume.is_some()
+}

@@ -1,4 +1,0 @@
-//! Keys.
-/// A key.
-#[derive(Debug, Clone)]
-pub struct FrameKey;
