@@ -372,7 +372,10 @@ mod tests {
             sent_at: Time(sent_ms * MS),
             next_due: Duration::from_millis(10),
             loop_age: Duration::ZERO,
-            heard_network: Some(Echo { stamp: 0, age: Duration::from_millis(heard_age_ms) }),
+            heard_network: Some(Echo {
+                stamp: sent_ms.saturating_sub(heard_age_ms) * MS,
+                age: Duration::from_millis(heard_age_ms),
+            }),
             heard_storage: None,
             route: Route::Network,
             goodbye: false,
