@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::node::BINARY;
+use super::node;
 use super::process::{run, sh};
 use super::sys;
 
@@ -69,7 +69,7 @@ impl Disk {
 
     /// Formats the volume for these node ids.
     pub(crate) fn init(&self, nodes: &str) {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(node::binary());
         command.args(["volume", "init"]).arg(&self.path);
         command.args(["--name", "lab", "--nodes", nodes]);
         if matches!(self.medium, Medium::File | Medium::FileOnArray) {

@@ -194,6 +194,11 @@ impl Stream {
         }
     }
 
+    /// When a number was said.
+    pub(crate) fn sent_at(&self, number: u64) -> u64 {
+        self.sent.get(number as usize).copied().unwrap_or(0)
+    }
+
     pub(crate) fn lost(&self) -> Vec<u64> {
         let mut seen = vec![false; self.sent.len()];
         for arrival in &self.arrivals {
@@ -281,7 +286,7 @@ impl Stream {
     pub(crate) fn tell(&self, numbers: &[u64]) -> String {
         let mut text = format!("{} of {}:", numbers.len(), self.sent.len());
         for number in numbers.iter().take(12) {
-            let sent = self.sent.get(*number as usize).copied().unwrap_or(0);
+            let sent = self.sent_at(*number);
             let heard: Vec<String> = self
                 .arrivals
                 .iter()
@@ -295,7 +300,7 @@ impl Stream {
         }
         if numbers.len() > 12 {
             let last = numbers.last().copied().unwrap_or(0);
-            let sent = self.sent.get(last as usize).copied().unwrap_or(0);
+            let sent = self.sent_at(last);
             text += &format!("\n    ... up to no. {last} sent {}", self.since_mark(sent));
         }
         text

@@ -10,7 +10,12 @@ use super::process::{Done, run, wait_child, wait_for};
 use super::status::Status;
 use super::sys;
 
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_sidepath");
+/// The program under test. `.ci/run` names a copy of it where an ordinary user may read it.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("SIDEPATH_LAB_BINARY")
+        .map_or_else(|| env!("CARGO_BIN_EXE_sidepath").into(), PathBuf::from)
+}
+
 pub(crate) const INTERFACE: &str = "sp0";
 
 pub(crate) struct Node {
@@ -67,13 +72,13 @@ impl Node {
 
     /// Runs `sidepath` with these arguments and this node's configuration.
     pub(crate) fn cli(&self, arguments: &[&str], limit: Duration) -> Result<Done, String> {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(arguments).arg("--config").arg(&self.config);
         run(&mut command, limit)
     }
 
     pub(crate) fn make_key(&mut self) {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(["keygen", "--out"]).arg(self.dir.join(format!("{}.key", self.name)));
         match run(&mut command, Duration::from_secs(10)) {
             Ok(done) if done.ok() => done.stdout.trim().clone_into(&mut self.public_key),
@@ -109,7 +114,7 @@ impl Node {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
         let also = log.try_clone().expect("a second handle of the log");
         let child = self
-            .command(BINARY)
+            .command(binary())
             .args(["run", "--config"])
             .arg(&self.config)
             .env("RUST_BACKTRACE", "1")
@@ -117,7 +122,7 @@ impl Node {
             .stdout(log)
             .stderr(also)
             .spawn()
-            .unwrap_or_else(|error| panic!("{BINARY}: {error}"));
+            .unwrap_or_else(|error| panic!("{}: {error}", binary().display()));
         *self.daemon() = Some(child);
     }
 
