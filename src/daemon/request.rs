@@ -37,7 +37,8 @@ pub enum Request {
         /// Also when the other path is bad.
         force: bool,
         /// Gets `Ok` when it started and, later, once more when it ended; `Err` with the reason
-        /// when it was refused. When the receiver is dropped, the drill ends.
+        /// when it was refused. A front end whose client goes away sends a zero length: the loop
+        /// cannot see that a receiver was dropped until it has something to say.
         reply: Sender<Result<DrillStep, String>>,
     },
     /// Take over a changed configuration, whole or not at all.

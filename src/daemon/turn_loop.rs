@@ -1,0 +1,621 @@
+//! The loop that feeds the core and does what it says. The loop knows descriptors, not packets.
+//!
+//! ```text
+//!   sleep ──> read a bounded batch of every ready plane, one `turn` per input
+//!     ^                                   │
+//!     │                                `finish`
+//!     │                                   │
+//!     └── one batched call per plane <── outputs
+//! ```
+//!
+//! Nothing here waits: sockets and devices do not block, volumes and beats have threads of their
+//! own, hooks and netlink too.
+//!
+//! Awkward cases:
+//! * Readiness is told once (edge-triggered): a plane that stopped at its bound stays marked ready
+//!   and the loop does not sleep.
+//! * All that waited is handed over before anybody is judged (`finish`), so that a loop that was
+//!   off the processor for a while does not take its own absence for a peer's.
+//! * The loop runs at the best nice value, never under SCHED_FIFO: its work is unbounded. It turns
+//!   at least every 50 ms, so that the age beats tell of it means something.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use failover::{
+    Command, Event, Input, NetworkFact, Node, Output, Time, VolumeFact, VolumeId, World,
+    wire::FIRST_BYTE_BEAT,
+};
+use mio::{Events, Interest, Poll, Registry, Token, unix::SourceFd};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
+
+use super::{
+    RequestQueue,
+    asks::Asks,
+    events::{self, RecentEvents},
+    hooks::Hooks,
+    reload,
+    request::Request,
+    settings::{self, Identity},
+    status::{self, Surroundings},
+};
+use crate::{
+    admin::document,
+    config::Config,
+    planes::{
+        beat::{BeatPlane, FromBeat},
+        channel::ChannelDevice,
+        netlink::{FromNetlink, NetlinkPlane},
+        queue::Bell,
+        store::{FromStore, StorePlan, StorePlane, StoreQueue},
+        tcp::Tcp,
+        tun::Tun,
+        udp::{Datagram, Udp},
+    },
+    sys::{clock, sched},
+};
+
+const DEVICE: Token = Token(0);
+const UDP: Token = Token(1);
+pub(super) const BELL: Token = Token(2);
+const TIMER: Token = Token(3);
+/// The TCP plane has the tokens from here on.
+pub(super) const TCP_TOKENS: usize = 16;
+
+/// Packets read from the interface per turn: 64 super-packets are 4 MiB.
+const PACKETS_PER_TURN: usize = 64;
+/// Receive calls per turn, of up to 16 merged messages.
+const UDP_ROUNDS: usize = 4;
+const SLEEP_MAX: Duration = Duration::from_millis(50);
+/// For goodbyes to leave by both paths.
+const GOODBYE_TIME: Duration = Duration::from_millis(300);
+const VOLUMES_END_WITHIN: Duration = Duration::from_secs(1);
+const THREADS_END_WITHIN: Duration = Duration::from_millis(500);
+/// How often path MTUs are asked for without a reason.
+const MEASURE_EVERY: Duration = Duration::from_secs(30);
+/// Routes change in bursts.
+const MEASURE_AFTER_CHANGE: Duration = Duration::from_millis(100);
+
+/// Where packets of applications come from.
+#[derive(Debug)]
+pub(super) enum Device {
+    None,
+    Tun(Box<Tun>),
+    Channel { device: ChannelDevice, outgoing: Vec<bytes::Bytes> },
+}
+
+/// Everything the loop drives.
+#[derive(Debug)]
+pub(super) struct Planes {
+    pub(super) device: Device,
+    pub(super) udp: Option<Udp>,
+    pub(super) tcp: Option<Tcp>,
+    pub(super) beat: Option<BeatPlane>,
+    pub(super) netlink: Option<NetlinkPlane>,
+    pub(super) store: Option<StorePlane>,
+    pub(super) store_queue: Arc<StoreQueue>,
+}
+
+/// What the core asks of its surroundings: outputs are collected, and acted upon after the turn.
+#[derive(Debug, Default)]
+pub(super) struct Hands {
+    outputs: Vec<Output>,
+}
+
+impl World for Hands {
+    fn random(&mut self, buffer: &mut [u8]) {
+        // The source answered when the epoch was drawn, and Linux's never fails after that;
+        // going on without it would mean guessable keys.
+        getrandom::fill(buffer).expect("the random source answered at the start");
+    }
+
+    fn put(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+}
+
+/// Boxes that queues are emptied into, kept for their memory.
+#[derive(Debug, Default)]
+struct Boxes {
+    beats: VecDeque<FromBeat>,
+    links: VecDeque<FromNetlink>,
+    stored: VecDeque<FromStore>,
+    requests: VecDeque<Request>,
+    tcp_tokens: Vec<Token>,
+    events: Vec<Event>,
+}
+
+/// What a loop is started with.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) poll: Poll,
+    pub(super) bell: Bell,
+    pub(super) node: Node,
+    pub(super) hands: Hands,
+    pub(super) planes: Planes,
+    pub(super) config: Config,
+    pub(super) identity: Identity,
+    pub(super) plan: Option<StorePlan>,
+    pub(super) requests: Arc<RequestQueue>,
+    pub(super) progress: Arc<AtomicU64>,
+    pub(super) hooks: Hooks,
+    pub(super) recent: RecentEvents,
+    pub(super) mtu: u16,
+    pub(super) warnings: Vec<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct TurnLoop {
+    parts: Parts,
+    boxes: Boxes,
+    asks: Asks,
+    timer: OwnedFd,
+    armed: Time,
+    started: Time,
+    device_ready: bool,
+    udp_ready: bool,
+    tcp_unread: bool,
+    device_trouble: Option<String>,
+    measure_at: Time,
+    stop_at: Option<Time>,
+}
+
+impl TurnLoop {
+    /// Registers what the loop listens to.
+    pub(super) fn new(parts: Parts) -> io::Result<Self> {
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
+        )?;
+        let registry = parts.poll.registry();
+        let listen = |registry: &Registry, fd: i32, token| {
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
+        };
+        listen(registry, timer.as_raw_fd(), TIMER)?;
+        if let Device::Tun(tun) = &parts.planes.device {
+            listen(registry, tun.fd(), DEVICE)?;
+        }
+        if let Some(udp) = &parts.planes.udp {
+            listen(registry, udp.fd().as_raw_fd(), UDP)?;
+        }
+        Ok(Self {
+            boxes: Boxes::default(),
+            asks: Asks::default(),
+            timer,
+            armed: Time::ZERO,
+            started: clock::now(),
+            device_ready: true,
+            udp_ready: true,
+            tcp_unread: false,
+            device_trouble: None,
+            measure_at: Time::ZERO,
+            stop_at: None,
+            parts,
+        })
+    }
+
+    /// Turns until told to stop, then winds everything up.
+    pub(super) fn run(mut self) {
+        let nice = sched::nicest();
+        tracing::debug!(nice, "turn loop runs");
+        let mut events = Events::with_capacity(256);
+        loop {
+            let now = clock::now();
+            if self.stop_at.is_some_and(|at| at <= now) {
+                break;
+            }
+            self.parts.bell.silence();
+            let mut busy = self.read(now);
+            let next = failover::finish(&mut self.parts.node, clock::now(), &mut self.parts.hands);
+            busy |= self.act();
+            let next = next.min(self.upkeep());
+            self.parts.progress.store(clock::now().micros(), Ordering::Release);
+            if let Err(error) = self.sleep(next, busy, &mut events) {
+                tracing::error!(%error, "the loop cannot wait for events");
+                break;
+            }
+        }
+        self.end();
+    }
+
+    fn sleep(&mut self, next: Time, busy: bool, events: &mut Events) -> io::Result<()> {
+        let now = clock::now();
+        let until = next.min(now + SLEEP_MAX).min(self.stop_at.unwrap_or(Time::NEVER));
+        let timeout = if busy || until <= now {
+            Some(Duration::ZERO)
+        } else {
+            // An earlier alarm wakes early, which is never wrong and saves a system call.
+            if until < self.armed || self.armed <= now {
+                let alarm = Itimerspec {
+                    it_interval: clock::timespec(0),
+                    it_value: clock::timespec(until.micros()),
+                };
+                timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &alarm)?;
+                self.armed = until;
+            }
+            None
+        };
+        match self.parts.poll.poll(events, timeout) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        for event in events.iter() {
+            match event.token() {
+                DEVICE => self.device_ready = true,
+                UDP => {
+                    self.udp_ready = true;
+                    if let (true, Some(udp)) = (event.is_error(), &mut self.parts.planes.udp) {
+                        udp.complaints();
+                    }
+                }
+                BELL | TIMER => {}
+                token => self.boxes.tcp_tokens.push(token),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what waits; true when a plane stopped at its bound.
+    fn read(&mut self, now: Time) -> bool {
+        self.read_beats(now);
+        self.read_links(now);
+        self.read_network(now);
+        self.read_storage(now);
+        self.read_device(now);
+        self.read_requests(now);
+        self.device_ready || self.udp_ready || self.tcp_unread
+    }
+
+    fn turn(&mut self, now: Time, input: Input<'_>) {
+        failover::turn(&mut self.parts.node, now, input, &mut self.parts.hands);
+    }
+
+    fn read_beats(&mut self, now: Time) {
+        let Some(beat) = &self.parts.planes.beat else { return };
+        let mut beats = std::mem::take(&mut self.boxes.beats);
+        beat.take(&mut beats);
+        for item in beats.drain(..) {
+            match item {
+                FromBeat::Heard(heard) => self.turn(now, Input::Beat(heard)),
+                FromBeat::Datagram { from, bytes } => {
+                    self.turn(now, Input::Datagram { from, bytes: &bytes });
+                }
+            }
+        }
+        self.boxes.beats = beats;
+    }
+
+    fn read_links(&mut self, now: Time) {
+        let Some(netlink) = &self.parts.planes.netlink else { return };
+        let mut links = std::mem::take(&mut self.boxes.links);
+        netlink.take(&mut links);
+        for item in links.drain(..) {
+            match item {
+                FromNetlink::Fact(fact) => self.turn(now, Input::Network(fact)),
+                FromNetlink::RoutesChanged => {
+                    self.measure_at = self.measure_at.min(now + MEASURE_AFTER_CHANGE);
+                }
+            }
+        }
+        self.boxes.links = links;
+    }
+
+    fn read_network(&mut self, now: Time) {
+        let Parts { node, hands, planes: Planes { udp, tcp, beat, .. }, .. } = &mut self.parts;
+        if let (Some(udp), true) = (udp.as_mut(), self.udp_ready) {
+            self.udp_ready = udp.receive(UDP_ROUNDS, &mut |from, bytes| match beat {
+                Some(beat) if bytes.first() == Some(&FIRST_BYTE_BEAT) => beat.datagram(now, bytes),
+                _ => failover::turn(node, now, Input::Datagram { from, bytes }, hands),
+            });
+        } else {
+            self.udp_ready = false;
+        }
+        if let Some(tcp) = tcp {
+            let mut take = |frame: &[u8]| failover::turn(node, now, Input::TcpFrame(frame), hands);
+            if self.tcp_unread {
+                self.tcp_unread = tcp.read_on(now, &mut take);
+            }
+            for token in self.boxes.tcp_tokens.drain(..) {
+                if tcp.owns(token) {
+                    tcp.ready(now, token, &mut take);
+                }
+            }
+            self.tcp_unread |= tcp.has_unread();
+        }
+        let mut facts: Vec<NetworkFact> = Vec::new();
+        if let Some(udp) = udp {
+            facts.extend(udp.facts());
+        }
+        if let Some(tcp) = tcp {
+            facts.extend(tcp.facts());
+        }
+        let resized = facts.iter().any(|f| matches!(f, NetworkFact::DatagramSize { .. }));
+        for fact in facts {
+            self.turn(now, Input::Network(fact));
+        }
+        if resized {
+            self.fit_mtu();
+        }
+    }
+
+    fn read_storage(&mut self, now: Time) {
+        let mut stored = std::mem::take(&mut self.boxes.stored);
+        self.parts.planes.store_queue.take(&mut stored);
+        for item in stored.drain(..) {
+            match item {
+                FromStore::Frames { from, frames } => {
+                    for frame in frames {
+                        self.turn(now, Input::Stored { from, bytes: &frame });
+                    }
+                }
+                FromStore::Mailbox { from, bytes } => {
+                    self.turn(now, Input::Mailbox { from, bytes: &bytes });
+                }
+                FromStore::Fact(volume, fact) => self.turn(now, Input::Volume(volume, fact)),
+            }
+        }
+        self.boxes.stored = stored;
+        let refusals: Vec<(VolumeId, VolumeFact)> =
+            self.parts.planes.store.iter_mut().flat_map(StorePlane::refusals).collect();
+        for (volume, fact) in refusals {
+            self.turn(now, Input::Volume(volume, fact));
+        }
+    }
+
+    fn read_device(&mut self, now: Time) {
+        let Parts { node, hands, planes, .. } = &mut self.parts;
+        let mut take = |packet: &[u8]| failover::turn(node, now, Input::Packet(packet), hands);
+        self.device_ready = match &mut planes.device {
+            Device::None => false,
+            // Its bell rings for every packet, so it is simply looked at.
+            Device::Channel { device, .. } => device.read(PACKETS_PER_TURN, &mut take),
+            Device::Tun(tun) if self.device_ready => match tun.read(PACKETS_PER_TURN, &mut take) {
+                Ok(more) => more,
+                Err(error) => {
+                    if self.device_trouble.is_none() {
+                        tracing::warn!(%error, "cannot read the virtual interface");
+                        self.device_trouble = Some(format!("the virtual interface: {error}"));
+                    }
+                    false
+                }
+            },
+            Device::Tun(_) => false,
+        };
+    }
+
+    fn read_requests(&mut self, now: Time) {
+        let mut requests = std::mem::take(&mut self.boxes.requests);
+        self.parts.requests.take(&mut requests);
+        for request in requests.drain(..) {
+            match request {
+                // Whoever asked may have gone; that is no error, here and below.
+                Request::Status { reply } => drop(reply.send(Box::new(self.document(now)))),
+                Request::Ping { peer, via, reply } => {
+                    if let Some(id) = self.asks.ping(now, reply) {
+                        self.turn(now, Input::Command(Command::Ping { peer, id, via }));
+                    }
+                }
+                Request::Drill { peer, cut, length, force, reply } => {
+                    self.asks.drill(peer, length, reply);
+                    let command = Command::Drill { peer, cut, length, force };
+                    self.turn(now, Input::Command(command));
+                }
+                Request::Reload { config, reply } => {
+                    drop(reply.send(self.reload(now, *config)));
+                }
+                Request::Stop => {
+                    if self.stop_at.is_none() {
+                        self.turn(now, Input::Command(Command::Goodbye));
+                        self.stop_at = Some(now + GOODBYE_TIME);
+                    }
+                }
+            }
+        }
+        self.boxes.requests = requests;
+    }
+
+    /// Does what the core said; true when that gave new facts to hand over.
+    fn act(&mut self) -> bool {
+        let now = clock::now();
+        let mut outputs = std::mem::take(&mut self.parts.hands.outputs);
+        let planes = &mut self.parts.planes;
+        for output in outputs.drain(..) {
+            match output {
+                Output::Datagram { peer, to, frame } => {
+                    if let Some(udp) = &mut planes.udp {
+                        udp.put(Datagram { peer, to, frame });
+                    }
+                }
+                Output::TcpFrame { peer, frame } => {
+                    if let Some(tcp) = &mut planes.tcp {
+                        tcp.put(now, peer, &frame);
+                    }
+                }
+                Output::Store { volume, to, ring, frame } => {
+                    if let Some(store) = &mut planes.store {
+                        store.store(volume, to, ring, &frame);
+                    }
+                }
+                Output::Mailbox { volume, to, message } => {
+                    if let Some(store) = &mut planes.store {
+                        store.mailbox(volume, to, &message);
+                    }
+                }
+                Output::Volume(volume, order) => {
+                    if let Some(store) = &mut planes.store {
+                        store.order(volume, order);
+                    }
+                }
+                Output::Packet(packet) => match &mut planes.device {
+                    Device::None => {}
+                    Device::Tun(tun) => tun.put(packet),
+                    Device::Channel { outgoing, .. } => outgoing.push(packet),
+                },
+                Output::Beat(order) => {
+                    if let Some(beat) = &mut planes.beat {
+                        beat.order(order);
+                    }
+                }
+                Output::Event(event) => self.boxes.events.push(event),
+            }
+        }
+        self.parts.hands.outputs = outputs;
+        if let Some(udp) = &mut planes.udp {
+            udp.flush();
+        }
+        match &mut planes.device {
+            Device::None => {}
+            Device::Tun(tun) => tun.flush(),
+            Device::Channel { device, outgoing } => device.write(outgoing),
+        }
+        if let Some(beat) = &mut planes.beat {
+            beat.flush();
+        }
+        if let Some(tcp) = &mut planes.tcp {
+            tcp.flush(now);
+        }
+        let facts = planes.udp.as_ref().is_some_and(Udp::has_facts)
+            || planes.tcp.as_ref().is_some_and(Tcp::has_facts)
+            || planes.store.as_ref().is_some_and(StorePlane::has_refusals);
+        for event in self.boxes.events.drain(..) {
+            self.asks.tell(&event);
+            events::tell(&event, now, &self.parts.config, &self.parts.hooks, &self.parts.recent);
+        }
+        facts
+    }
+
+    /// What is due by itself; when to come again.
+    fn upkeep(&mut self) -> Time {
+        let now = clock::now();
+        let planes = &mut self.parts.planes;
+        let mut next = planes.tcp.as_mut().map_or(Time::NEVER, |tcp| tcp.tick(now));
+        if let Some(udp) = &mut planes.udp {
+            if self.measure_at <= now {
+                udp.measure_all();
+                self.measure_at = now + MEASURE_EVERY;
+                if udp.has_facts() {
+                    return now;
+                }
+            }
+            next = next.min(self.measure_at);
+        }
+        next
+    }
+
+    /// Keeps the interface's MTU at what one datagram carries, unless it was set by hand.
+    fn fit_mtu(&mut self) {
+        let Parts { config, planes, mtu, .. } = &mut self.parts;
+        let Some(interface) = config.interface.as_ref().filter(|i| i.mtu.is_none()) else { return };
+        let wanted = settings::interface_mtu(config, planes.udp.as_ref().and_then(Udp::size_min));
+        if wanted == *mtu {
+            return;
+        }
+        if let (Device::Tun(_), Some(netlink)) = (&planes.device, &planes.netlink) {
+            tracing::info!(
+                interface = interface.name,
+                from = *mtu,
+                to = wanted,
+                "MTU follows the path"
+            );
+            netlink.set_mtu(&interface.name, wanted);
+        }
+        *mtu = wanted;
+    }
+
+    fn reload(&mut self, now: Time, config: Config) -> Result<Vec<String>, String> {
+        let lines = reload::diff(&self.parts.config, &config)?;
+        let options = settings::options(&config, self.parts.plan.as_ref(), &self.parts.identity);
+        self.parts.config = config;
+        self.set_peers();
+        self.measure_at = now;
+        self.turn(now, Input::Command(Command::Configure(Box::new(options))));
+        Ok(lines)
+    }
+
+    fn set_peers(&mut self) {
+        let Parts { config, planes, .. } = &mut self.parts;
+        if let Some(udp) = &mut planes.udp {
+            udp.set_peers(settings::endpoints(config));
+        }
+        if let Some(tcp) = &mut planes.tcp {
+            tcp.set_peers(config.peers.iter().map(|p| (p.id, p.endpoints.clone())));
+        }
+        if let Some(netlink) = &planes.netlink {
+            netlink.set_peers(settings::watched(config));
+        }
+    }
+
+    fn document(&self, now: Time) -> document::Document {
+        let Parts { config, planes, .. } = &self.parts;
+        let mut warnings = Vec::new();
+        if config.plaintext {
+            warnings.push("security.plaintext: FRAMES TRAVEL UNENCRYPTED".into());
+        }
+        warnings.extend(self.parts.warnings.iter().cloned());
+        warnings.extend(self.device_trouble.clone());
+        warnings.extend(planes.netlink.as_ref().and_then(NetlinkPlane::trouble));
+        if self.parts.hooks.dropped() > 0 {
+            warnings.push(format!("{} events were not told to hooks", self.parts.hooks.dropped()));
+        }
+        let interface =
+            config.interface.as_ref().filter(|_| !matches!(planes.device, Device::None));
+        let around = Surroundings {
+            node: document::Node {
+                id: config.node.id.get(),
+                name: config.node.name.clone(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                uptime_s: now.since(self.started).as_secs_f64(),
+                realtime: self.parts.identity.realtime,
+            },
+            interface: interface.map(|i| document::Interface {
+                name: i.name.clone(),
+                address: format!("{}/{}", i.address, i.prefix),
+                mtu: self.parts.mtu,
+            }),
+            warnings,
+        };
+        let volumes = planes.store.iter().flat_map(StorePlane::status);
+        status::document(&self.parts.node, now, around, volumes)
+    }
+
+    /// Ends every thread and gives everything back, within bounds.
+    fn end(self) {
+        let Planes { device, mut beat, mut netlink, store, store_queue, .. } = self.parts.planes;
+        let mut hooks = self.parts.hooks;
+        let threads: Vec<JoinHandle<()>> = [
+            beat.as_mut().and_then(BeatPlane::stop),
+            netlink.as_mut().and_then(NetlinkPlane::stop),
+            hooks.stop(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if store.is_some_and(|store| !store.shutdown(VOLUMES_END_WITHIN)) {
+            tracing::warn!("a volume's thread is stuck in the kernel and was left behind");
+        }
+        store_queue.close();
+        // The interface goes away with its descriptor, and its addresses and routes with it.
+        drop(device);
+        let start = Instant::now();
+        while start.elapsed() < THREADS_END_WITHIN && !threads.iter().all(JoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for thread in threads.into_iter().filter(JoinHandle::is_finished) {
+            if thread.join().is_err() {
+                tracing::error!("a thread ended by a panic");
+            }
+        }
+    }
+}

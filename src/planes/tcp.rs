@@ -1,0 +1,541 @@
+//! Frames too large for a datagram, by TCP: a u32 length in network order, then the frame.
+//!
+//! One outgoing connection per peer carries our frames; accepted connections only receive. Whose
+//! they are is nobody's business here: identity comes from the sealed frames.
+//!
+//! The connection is made at the first frame that needs it and then kept while it works. Keeping
+//! one warm to every living peer would save one round trip at the first large frame after a
+//! failback, and cost a connection per pair of nodes that hardly ever carries a byte; frames wait
+//! in the buffer while it connects, so that round trip refuses nothing.
+//!
+//! Awkward cases:
+//! * A connection that lived through an outage sits in TCP's exponential back-off and would stay
+//!   silent long after the network is well. `TCP_USER_TIMEOUT` ends it after 1.5 s without an
+//!   acknowledgement, and a buffer that has not moved for a second ends it from our side.
+//! * What was buffered for a connection that ended is dropped and reported: the link keeps it.
+//! * Anybody may connect: the number is bounded, the oldest goes first, bytes that are not frames
+//!   close the connection, and so do ten seconds before the first frame or sixty between two.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io::{self, Read, Write},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use failover::{NetworkFact, NodeId, Time};
+use mio::{
+    Interest, Registry, Token,
+    net::{TcpListener, TcpStream},
+};
+use socket2::{Domain, Socket, Type};
+
+/// Longest frame: a super-packet of 64 KiB and what sealing adds.
+const FRAME_BYTES_MAX: usize = 70_000;
+/// No sealed frame or handshake is shorter.
+const FRAME_BYTES_MIN: usize = 16;
+const BUFFER_BYTES_MAX: usize = 1 << 20;
+const ACCEPTED_MAX: usize = 128;
+const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(10);
+const NEXT_FRAME_WITHIN: Duration = Duration::from_secs(60);
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_millis(1500);
+const BACK_OFF: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+/// Reads per connection and turn, of up to 64 KiB.
+const READS_PER_TURN: usize = 8;
+
+/// Outgoing connections use these tokens, by node id; accepted ones those after.
+const OUTGOING_TOKENS: usize = 65;
+
+/// The TCP plane.
+#[derive(Debug)]
+pub(crate) struct Tcp {
+    registry: Registry,
+    first_token: usize,
+    listen: SocketAddr,
+    listener: TcpListener,
+    outgoing: BTreeMap<NodeId, Outgoing>,
+    accepted: Vec<Option<Accepted>>,
+    refused: BTreeSet<NodeId>,
+    scratch: Vec<u8>,
+    /// Tokens of accepted connections with bytes left unread.
+    unread: BTreeSet<usize>,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    endpoints: Vec<SocketAddr>,
+    next_endpoint: usize,
+    stream: Option<TcpStream>,
+    connected: bool,
+    /// Connecting: since when. Connected: when the buffer last moved.
+    since: Time,
+    retry_at: Time,
+    back_off: Duration,
+    buffer: VecDeque<u8>,
+}
+
+#[derive(Debug)]
+struct Accepted {
+    stream: TcpStream,
+    framer: Framer,
+    deadline: Time,
+}
+
+/// Binds the listener; a second daemon on the same address is refused here, because UDP sockets
+/// that share an address would quietly let it in.
+pub(crate) fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(listen), Type::STREAM, None)?;
+    if listen.is_ipv6() {
+        socket.set_only_v6(!listen.ip().is_unspecified())?;
+    }
+    // Only against the wait after a restart: two listeners are refused all the same.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&listen.into())?;
+    socket.listen(64)?;
+    Ok(TcpListener::from_std(socket.into()))
+}
+
+impl Tcp {
+    /// Uses the tokens from `first_token` on.
+    pub(crate) fn new(
+        registry: Registry,
+        first_token: usize,
+        listen: SocketAddr,
+        mut listener: TcpListener,
+    ) -> io::Result<Self> {
+        registry.register(&mut listener, Token(first_token), Interest::READABLE)?;
+        Ok(Self {
+            registry,
+            first_token,
+            listen,
+            listener,
+            outgoing: BTreeMap::new(),
+            accepted: Vec::new(),
+            refused: BTreeSet::new(),
+            scratch: vec![0; 64 * 1024],
+            unread: BTreeSet::new(),
+        })
+    }
+
+    /// Who may be sent to. Connections to others end; those whose endpoints changed start anew.
+    pub(crate) fn set_peers(&mut self, peers: impl Iterator<Item = (NodeId, Vec<SocketAddr>)>) {
+        let mut before = std::mem::take(&mut self.outgoing);
+        for (peer, endpoints) in peers {
+            let kept = before.remove(&peer).filter(|o| o.endpoints == endpoints);
+            self.outgoing.insert(
+                peer,
+                kept.unwrap_or_else(|| Outgoing {
+                    endpoints,
+                    next_endpoint: 0,
+                    stream: None,
+                    connected: false,
+                    since: Time::ZERO,
+                    retry_at: Time::ZERO,
+                    back_off: BACK_OFF,
+                    buffer: VecDeque::new(),
+                }),
+            );
+        }
+    }
+
+    /// Frames that were not taken, or dropped with their connection, since the last call.
+    pub(crate) fn facts(&mut self) -> impl Iterator<Item = NetworkFact> + use<> {
+        std::mem::take(&mut self.refused).into_iter().map(|peer| NetworkFact::TcpRefused { peer })
+    }
+
+    pub(crate) fn has_facts(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// Whether an accepted connection was left with bytes unread.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// Takes one frame for a peer.
+    pub(crate) fn put(&mut self, now: Time, peer: NodeId, frame: &Bytes) {
+        let taken = self.outgoing.get_mut(&peer).is_some_and(|o| {
+            let fits = o.buffer.len() + 4 + frame.len() <= BUFFER_BYTES_MAX;
+            let waits = o.stream.is_none() && now < o.retry_at;
+            if !fits || waits || o.endpoints.is_empty() || frame.len() > FRAME_BYTES_MAX {
+                return false;
+            }
+            let Ok(length) = u32::try_from(frame.len()) else { return false };
+            if o.buffer.is_empty() && o.connected {
+                o.since = now;
+            }
+            o.buffer.extend(length.to_be_bytes());
+            o.buffer.extend(frame.iter());
+            true
+        });
+        if !taken {
+            self.refused.insert(peer);
+        }
+    }
+
+    /// Writes what fits, connects where frames wait, and ends what is stuck.
+    pub(crate) fn flush(&mut self, now: Time) {
+        let peers: Vec<_> = self
+            .outgoing
+            .iter()
+            .filter(|(_, o)| !o.buffer.is_empty() || (o.stream.is_some() && !o.connected))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in peers {
+            if let Err(error) = self.drive(now, peer) {
+                self.end(now, peer, &error);
+            }
+        }
+    }
+
+    fn drive(&mut self, now: Time, peer: NodeId) -> io::Result<()> {
+        let token = Token(self.first_token + usize::from(peer.get()));
+        let Some(o) = self.outgoing.get_mut(&peer) else { return Ok(()) };
+        let Some(stream) = &mut o.stream else {
+            if now < o.retry_at {
+                return Ok(());
+            }
+            let Some(to) = o.endpoints.get(o.next_endpoint % o.endpoints.len().max(1)) else {
+                return Ok(());
+            };
+            let mut stream = connect(self.listen, *to)?;
+            self.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+            o.stream = Some(stream);
+            o.connected = false;
+            o.since = now;
+            return Ok(());
+        };
+        if !o.connected {
+            if let Some(error) = stream.take_error()? {
+                return Err(error);
+            }
+            match stream.peer_addr() {
+                Ok(_) => {
+                    o.connected = true;
+                    o.back_off = BACK_OFF;
+                    o.since = now;
+                }
+                Err(_) if now.since(o.since) < CONNECT_WITHIN => return Ok(()),
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+        while !o.buffer.is_empty() {
+            let (front, back) = o.buffer.as_slices();
+            let slices = [io::IoSlice::new(front), io::IoSlice::new(back)];
+            match stream.write_vectored(&slices) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    o.buffer.drain(..n);
+                    o.since = now;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if now.since(o.since) > STUCK_AFTER {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    return Ok(());
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, now: Time, peer: NodeId, error: &io::Error) {
+        tracing::debug!(peer = peer.get(), %error, "TCP connection ended");
+        let Some(o) = self.outgoing.get_mut(&peer) else { return };
+        if let Some(mut stream) = o.stream.take() {
+            let _ = self.registry.deregister(&mut stream);
+        }
+        if !o.buffer.is_empty() {
+            self.refused.insert(peer);
+        }
+        o.buffer = VecDeque::new();
+        o.next_endpoint = o.next_endpoint.wrapping_add(1);
+        o.connected = false;
+        o.retry_at = now + o.back_off;
+        o.back_off = (o.back_off * 2).min(BACK_OFF_MAX);
+    }
+
+    /// Whether a token is of this plane.
+    pub(crate) const fn owns(&self, token: Token) -> bool {
+        token.0 >= self.first_token
+    }
+
+    /// Something happened at a token: accepts, reads, notes what ended. Frames go to `take`.
+    pub(crate) fn ready(&mut self, now: Time, token: Token, take: &mut dyn FnMut(&[u8])) {
+        let Some(index) = token.0.checked_sub(self.first_token) else { return };
+        if index == 0 {
+            self.accept(now);
+        } else if let Some(slot) = index.checked_sub(OUTGOING_TOKENS) {
+            self.read(now, slot, take);
+        } else if let Some(peer) = u8::try_from(index).ok().and_then(NodeId::new) {
+            self.outgoing_ready(now, peer);
+        }
+    }
+
+    /// Reads on where the last turn stopped at its bound; true when more is left.
+    pub(crate) fn read_on(&mut self, now: Time, take: &mut dyn FnMut(&[u8])) -> bool {
+        for slot in std::mem::take(&mut self.unread) {
+            self.read(now, slot, take);
+        }
+        !self.unread.is_empty()
+    }
+
+    fn outgoing_ready(&mut self, now: Time, peer: NodeId) {
+        let Some(o) = self.outgoing.get_mut(&peer) else { return };
+        let Some(stream) = &mut o.stream else { return };
+        let ended = if o.connected {
+            // The other side never says anything on this connection; the end of it is news.
+            match stream.read(&mut self.scratch) {
+                Ok(0) => Some(io::ErrorKind::ConnectionReset.into()),
+                Ok(_) => Some(io::ErrorKind::InvalidData.into()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
+                Err(e) => Some(e),
+            }
+        } else {
+            None
+        };
+        if let Some(error) = ended {
+            self.end(now, peer, &error);
+        } else if let Err(error) = self.drive(now, peer) {
+            self.end(now, peer, &error);
+        }
+    }
+
+    fn accept(&mut self, now: Time) {
+        loop {
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept TCP connections");
+                    return;
+                }
+            };
+            let slot = self.free_slot();
+            let token = Token(self.first_token + OUTGOING_TOKENS + slot);
+            if self.registry.register(&mut stream, token, Interest::READABLE).is_err() {
+                continue;
+            }
+            self.accepted[slot] = Some(Accepted {
+                stream,
+                framer: Framer::default(),
+                deadline: now + FIRST_FRAME_WITHIN,
+            });
+        }
+    }
+
+    /// A free slot; when there is none, that of the connection nearest its deadline.
+    fn free_slot(&mut self) -> usize {
+        if let Some(slot) = self.accepted.iter().position(Option::is_none) {
+            return slot;
+        }
+        if self.accepted.len() < ACCEPTED_MAX {
+            self.accepted.push(None);
+            return self.accepted.len() - 1;
+        }
+        let oldest = self
+            .accepted
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, a)| a.as_ref().map(|a| a.deadline))
+            .map_or(0, |(slot, _)| slot);
+        self.close(oldest);
+        oldest
+    }
+
+    fn close(&mut self, slot: usize) {
+        if let Some(mut accepted) = self.accepted.get_mut(slot).and_then(Option::take) {
+            let _ = self.registry.deregister(&mut accepted.stream);
+        }
+    }
+
+    fn read(&mut self, now: Time, slot: usize, take: &mut dyn FnMut(&[u8])) {
+        let Some(Some(accepted)) = self.accepted.get_mut(slot) else { return };
+        for _ in 0..READS_PER_TURN {
+            match accepted.stream.read(&mut self.scratch) {
+                Ok(n) if n > 0 => match accepted.framer.push(&self.scratch[..n], take) {
+                    Ok(0) => {}
+                    Ok(_) => accepted.deadline = now + NEXT_FRAME_WITHIN,
+                    Err(NotAFrame) => return self.close(slot),
+                },
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => return self.close(slot),
+            }
+        }
+        self.unread.insert(slot);
+    }
+
+    /// Ends what has waited too long; when to call again at the latest.
+    pub(crate) fn tick(&mut self, now: Time) -> Time {
+        for slot in 0..self.accepted.len() {
+            if self.accepted[slot].as_ref().is_some_and(|a| a.deadline <= now) {
+                self.close(slot);
+            }
+        }
+        self.flush(now);
+        let waiting = self.outgoing.values().any(|o| o.stream.is_some() && !o.buffer.is_empty());
+        let accepted = self.accepted.iter().flatten().map(|a| a.deadline).min();
+        let outgoing = if waiting { now + Duration::from_millis(250) } else { Time::NEVER };
+        accepted.unwrap_or(Time::NEVER).min(outgoing)
+    }
+}
+
+fn connect(listen: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    // Refused on old kernels only; the stuck-buffer rule above then does the work alone.
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
+    if !listen.ip().is_unspecified() && listen.is_ipv4() == to.is_ipv4() {
+        socket.bind(&SocketAddr::new(listen.ip(), 0).into())?;
+    }
+    match socket.connect(&to.into()) {
+        Ok(()) => {}
+        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(e) => return Err(e),
+    }
+    Ok(TcpStream::from_std(socket.into()))
+}
+
+/// Cuts a stream of bytes into frames.
+#[derive(Debug, Default)]
+struct Framer {
+    /// The beginning of a frame whose end has not come yet.
+    partial: Vec<u8>,
+}
+
+/// The bytes are not length-framed frames.
+#[derive(Debug, PartialEq, Eq)]
+struct NotAFrame;
+
+impl Framer {
+    /// Hands each whole frame to `take`; their number.
+    fn push(&mut self, mut bytes: &[u8], take: &mut dyn FnMut(&[u8])) -> Result<usize, NotAFrame> {
+        let mut frames = 0;
+        while !bytes.is_empty() {
+            if self.partial.is_empty() {
+                // The common case: whole frames in the read buffer, nothing is copied.
+                if let Some((frame, rest)) = split(bytes)? {
+                    take(frame);
+                    frames += 1;
+                    bytes = rest;
+                    continue;
+                }
+            }
+            let wanted = match self.partial.first_chunk() {
+                Some(length) => 4 + checked(*length)?,
+                None => 4,
+            };
+            let (now, later) = bytes.split_at(bytes.len().min(wanted - self.partial.len()));
+            self.partial.extend_from_slice(now);
+            bytes = later;
+            if let Some((frame, _)) = split(&self.partial)? {
+                take(frame);
+                frames += 1;
+                self.partial.clear();
+            }
+        }
+        Ok(frames)
+    }
+}
+
+/// The first whole frame and what follows it.
+fn split(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, NotAFrame> {
+    let Some((length, rest)) = bytes.split_first_chunk() else { return Ok(None) };
+    let length = checked(*length)?;
+    let Some((frame, rest)) = rest.split_at_checked(length) else { return Ok(None) };
+    // High half of the first byte: the version of the wire format, the same in all kinds.
+    let version = failover::wire::FIRST_BYTE_BEAT >> 4;
+    if frame.first().is_none_or(|byte| byte >> 4 != version) {
+        return Err(NotAFrame);
+    }
+    Ok(Some((frame, rest)))
+}
+
+fn checked(length: [u8; 4]) -> Result<usize, NotAFrame> {
+    let length = usize::try_from(u32::from_be_bytes(length)).map_err(|_| NotAFrame)?;
+    if (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&length) { Ok(length) } else { Err(NotAFrame) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn framed(size: usize, tag: u8) -> Vec<u8> {
+        let mut bytes = u32::try_from(size).unwrap().to_be_bytes().to_vec();
+        bytes.push(failover::wire::FIRST_BYTE_BEAT);
+        bytes.resize(4 + size, tag);
+        bytes
+    }
+
+    #[test]
+    fn frames_survive_any_cutting() {
+        let sizes = [16, 17, 4000, FRAME_BYTES_MAX, 16];
+        let bytes: Vec<u8> =
+            sizes.iter().zip(1..).flat_map(|(size, tag)| framed(*size, tag)).collect();
+        for piece in [1, 2, 3, 5, 19, 1000, bytes.len()] {
+            let mut framer = Framer::default();
+            let mut got = Vec::new();
+            for part in bytes.chunks(piece) {
+                framer.push(part, &mut |f| got.push((f.len(), f[f.len() - 1]))).unwrap();
+            }
+            let want: Vec<_> = sizes.into_iter().zip(1_u8..).collect();
+            assert_eq!(got, want, "pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_frames_are_refused() {
+        let refuse = |bytes: &[u8]| Framer::default().push(bytes, &mut |_| {});
+        assert_eq!(refuse(b"GET / HTTP/1.1\r\n"), Err(NotAFrame));
+        assert_eq!(refuse(&framed(FRAME_BYTES_MAX + 1, 0)), Err(NotAFrame));
+        assert_eq!(refuse(&framed(FRAME_BYTES_MIN - 1, 0)), Err(NotAFrame));
+        let mut other = framed(16, 0);
+        other[4] = 0xf1;
+        assert_eq!(refuse(&other), Err(NotAFrame));
+    }
+
+    #[test]
+    fn frames_wait_while_the_connection_is_made_and_then_arrive() {
+        let mut poll = mio::Poll::new().unwrap();
+        let peer = NodeId::new(2).unwrap();
+        let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let at = listener.local_addr().unwrap();
+        assert!(bind(at).is_err(), "a second listener is refused");
+        let mut tcp = Tcp::new(poll.registry().try_clone().unwrap(), 10, at, listener).unwrap();
+        tcp.set_peers([(peer, vec![at])].into_iter());
+        let frame = Bytes::copy_from_slice(&framed(60_000, 9)[4..]);
+        for _ in 0..30 {
+            tcp.put(Time(1), peer, &frame);
+        }
+        assert_eq!(tcp.facts().count(), 1, "30 times 60,000 bytes are more than the buffer");
+        let mut got = 0;
+        let start = Instant::now();
+        let mut events = mio::Events::with_capacity(16);
+        while got < 17 && start.elapsed() < Duration::from_secs(10) {
+            tcp.flush(Time(2));
+            poll.poll(&mut events, Some(Duration::from_millis(20))).unwrap();
+            let mut take = |f: &[u8]| {
+                assert_eq!(f, &frame[..]);
+                got += 1;
+            };
+            for event in &events {
+                tcp.ready(Time(2), event.token(), &mut take);
+            }
+            tcp.read_on(Time(2), &mut take);
+        }
+        assert_eq!(got, 17);
+        assert_eq!(tcp.facts().count(), 0);
+    }
+}
