@@ -1,15 +1,92 @@
 //! Words an operator wrote, turned into a [`Config`] that holds only checked values.
 //!
-//! [`file`] knows the words (TOML, spans, carets), [`check`] knows what they may mean. Nothing
-//! behind this room ever sees an unchecked value.
+//! `file` knows the words (TOML and where they stand), `check` knows what they may mean
+//! and `contradict` what cannot stand together, [`report`] shows what is wrong, line and caret. Nothing behind this room ever sees an
+//! unchecked value.
+
+mod check;
+mod contradict;
+mod file;
+pub mod key;
+pub mod quantity;
+pub mod report;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use failover::{ClassRules, NodeId};
+use report::Report;
+
+/// Where the control socket is unless the configuration says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/sidepath/control.sock";
+/// Where the state lies unless the configuration says otherwise.
+pub const DEFAULT_STATE: &str = "/var/lib/sidepath";
+/// A configuration of 63 peers has some 20 KiB; anything far above is another file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Reads and checks a configuration. The report that comes with a good one holds its warnings.
+///
+/// # Errors
+/// The report of everything that is wrong.
+pub fn load(file: &Path) -> Result<(Config, Report), Report> {
+    let text = read(file)?;
+    let mut report = Report::new(file, &text);
+    match check::check(file, &text, &mut report) {
+        Some(config) => Ok((config, report)),
+        None => Err(report),
+    }
+}
+
+/// Only the path of the control socket: a command that talks to a daemon need not be able to read
+/// its key, and a mistake elsewhere in the file must not stop an operator from asking for status.
+///
+/// # Errors
+/// When the file cannot be read, or has no such place.
+pub fn control_socket(file: &Path) -> Result<PathBuf, Report> {
+    let text = read(file)?;
+    let mut report = Report::new(file, &text);
+    let table = file::parse(&text, &mut report);
+    let base = folder(file);
+    let mut root = file::Section::root(&table);
+    let socket = match root.section("node", &mut report) {
+        Some(mut node) => node.text("control_socket", &mut report),
+        None => None,
+    };
+    match socket {
+        Some(word) => Ok(base.join(word.value)),
+        None if report.has_errors() => Err(report),
+        None => Ok(PathBuf::from(DEFAULT_SOCKET)),
+    }
+}
+
+/// Where relative paths of a file begin.
+fn folder(file: &Path) -> PathBuf {
+    file.parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+fn read(file: &Path) -> Result<String, Report> {
+    use std::io::Read;
+    let refuse = |message: String, hint: &str| {
+        let mut report = Report::new(file, "");
+        report.about_file(message, hint);
+        report
+    };
+    let cannot = |e: std::io::Error| {
+        refuse(format!("cannot read the configuration: {}", key::plain(&e)), "check the path")
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(cannot)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(refuse("larger than 1 MiB: not a configuration".into(), "check the path"));
+    }
+    String::from_utf8(bytes)
+        .map_err(|_| refuse("not text in UTF-8".into(), "a configuration is a TOML file"))
+}
 
 /// Everything `sidepath run` needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
