@@ -1,0 +1,41 @@
+//! The daemon as seen from outside while it runs: control socket, metrics, logs.
+//!
+//! Everything here asks the turn loop by [`Request`](crate::daemon::request::Request) and waits on
+//! threads of its own, so that a slow or hostile client delays nobody's packets.
+
+pub mod document;
+pub mod log;
+pub mod metrics;
+pub mod protocol;
+pub mod socket;
+
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use crate::daemon::request::Request;
+use document::Document;
+
+/// Hands a request to the turn loop; false when the loop has ended.
+pub type Ask = Arc<dyn Fn(Request) -> bool + Send + Sync>;
+
+/// A loop that does not answer within this is stuck, and its operator must be told so.
+const LOOP_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Asks the loop for the whole document.
+///
+/// # Errors
+/// When the loop has ended or does not answer.
+pub fn document(ask: &Ask) -> Result<Box<Document>, String> {
+    let (reply, answer) = mpsc::channel();
+    if !ask(Request::Status { reply }) {
+        return Err("the daemon is stopping".into());
+    }
+    answer.recv_timeout(LOOP_ANSWERS_WITHIN).map_err(|error| match error {
+        mpsc::RecvTimeoutError::Timeout => {
+            format!("the daemon's loop has not answered for {} s", LOOP_ANSWERS_WITHIN.as_secs())
+        }
+        mpsc::RecvTimeoutError::Disconnected => "the daemon is stopping".into(),
+    })
+}

@@ -1,0 +1,122 @@
+//! What is said over the control socket: one JSON object per line.
+//!
+//! A client writes a [`Question`], the daemon answers with one [`Answer`] (a drill with two: one
+//! when it starts, one when it ends). A connection may carry any number of questions, one after
+//! the other. Both sides name the version; a daemon refuses one it does not know in words.
+
+use failover::{Cut, Path, Via};
+use serde::{Deserialize, Serialize};
+
+use super::document::Document;
+
+/// Of this protocol.
+pub const VERSION: u32 = 1;
+
+/// A question is far shorter; a line that is longer is none.
+pub const QUESTION_BYTES_MAX: usize = 4096;
+
+/// One line from a client.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Question {
+    /// Of the protocol.
+    pub version: u32,
+    /// What is asked.
+    #[serde(flatten)]
+    pub verb: Verb,
+}
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Verb {
+    /// The whole document.
+    Status,
+    /// One probe.
+    Ping {
+        /// Id of the peer.
+        peer: u8,
+        /// By which path.
+        via: Via,
+        /// How long to wait for the answer.
+        timeout_ms: u64,
+    },
+    /// Cut a path for a while; ends when this connection does.
+    Drill {
+        /// Id of the peer.
+        peer: u8,
+        /// Which path.
+        cut: Cut,
+        /// For how long.
+        length_us: u64,
+        /// Also when the other path is bad.
+        force: bool,
+    },
+    /// Read the configuration again.
+    Reload,
+}
+
+impl Verb {
+    /// Whether it only looks.
+    #[must_use]
+    pub const fn only_reads(&self) -> bool {
+        matches!(self, Self::Status | Self::Ping { .. })
+    }
+}
+
+/// One line from the daemon.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reply {
+    /// Of the protocol.
+    pub version: u32,
+    /// What it answers.
+    #[serde(flatten)]
+    pub answer: Answer,
+}
+
+/// What can be answered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// To `status`.
+    Status {
+        /// All of it.
+        document: Box<Document>,
+    },
+    /// A probe came back.
+    Pong {
+        /// How the request travelled.
+        out: Path,
+        /// How the answer travelled.
+        back: Path,
+        /// From request to answer.
+        round_trip_us: u64,
+    },
+    /// A probe did not come back in time.
+    Lost,
+    /// The path is cut.
+    DrillStarted,
+    /// The path is healed.
+    DrillEnded,
+    /// The configuration was taken over.
+    Reloaded {
+        /// What changed, one line each.
+        changes: Vec<String>,
+    },
+    /// It was not done.
+    Refused {
+        /// Why.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+        /// The fault is in what was asked or configured (exit code 2), not in the doing (1).
+        input: bool,
+    },
+}
+
+impl Answer {
+    /// It was not done, and this is why.
+    #[must_use]
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::Refused { message: message.into(), hint: None, input: false }
+    }
+}
