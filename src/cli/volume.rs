@@ -1,0 +1,297 @@
+//! `sidepath volume`: formats volumes, looks at them, checks them, measures them.
+//!
+//! The commands only turn words into the calls of the crate `volumes` and its answers into text;
+//! every safety question (is it somebody's file system, is it alive?) is decided there.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use volumes::{AttachError, BenchOptions, InitOptions, Inspection, Verification};
+
+use super::{Failure, Out, Outcome, out::Tone};
+use crate::config::quantity::{parse_duration, parse_size, show_duration, show_size};
+
+/// Format and look at volumes.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Verb {
+    /// Format a volume; creates a file when PATH does not exist and --size is given
+    Init(Init),
+    /// What a volume says about itself; also while it is in use
+    Inspect(Look),
+    /// Check every record; also while it is in use
+    Verify(Look),
+    /// Latency and throughput from record write to read, beside the raw medium
+    Bench(Bench),
+}
+
+/// Format a volume.
+#[derive(Debug, clap::Args)]
+pub(super) struct Init {
+    /// Block device or file
+    path: PathBuf,
+    /// Name of the volume; with --force, the name of what is there now
+    #[arg(long)]
+    name: String,
+    /// Ids of the nodes that may use it: 1,2,3 or 1-3
+    #[arg(long, value_name = "LIST", value_parser = parse_nodes)]
+    nodes: Nodes,
+    /// Size, when less than the whole device, or of the file to create
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    size: Option<u64>,
+    /// Size of each lane's data ring; by default what is there is shared out
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    lane_size: Option<u64>,
+    /// Least block unit in bytes, when another host's sectors are larger
+    #[arg(long, value_name = "BYTES", value_parser = parse_sector)]
+    sector: Option<u32>,
+    /// Destroy what is there; only when --name matches it, and never while it is in use
+    #[arg(long)]
+    force: bool,
+    /// All nodes run on this host: the page cache may be used (tmpfs, tests)
+    #[arg(long)]
+    single_host: bool,
+}
+
+/// Which volume to look at.
+#[derive(Debug, clap::Args)]
+pub(super) struct Look {
+    /// Block device or file
+    path: PathBuf,
+    /// One object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measure a volume.
+#[derive(Debug, clap::Args)]
+pub(super) struct Bench {
+    /// Block device or file; needs two of the volume's nodes free
+    path: PathBuf,
+    /// Length of each measurement
+    #[arg(long, value_name = "D", default_value = "2s", value_parser = parse_duration)]
+    duration: Duration,
+    /// All nodes run on this host: the page cache may be used (tmpfs, tests)
+    #[arg(long)]
+    single_host: bool,
+    /// One object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Nodes(Vec<u8>);
+
+pub(super) fn run(verb: &Verb, out: &mut Out) -> Outcome {
+    match verb {
+        Verb::Init(args) => init(args, out),
+        Verb::Inspect(args) => inspect(args, out),
+        Verb::Verify(args) => verify(args, out),
+        Verb::Bench(args) => bench(args, out),
+    }
+}
+
+fn init(args: &Init, out: &mut Out) -> Outcome {
+    let options = InitOptions {
+        name: args.name.clone(),
+        nodes: args.nodes.0.clone(),
+        size: args.size,
+        lane_size: args.lane_size,
+        sector: args.sector,
+        force: args.force,
+        spare: Vec::new(),
+        single_host: args.single_host,
+    };
+    let started = Instant::now();
+    let mut shown = None;
+    let made = volumes::init(&args.path, &options, |done, all| {
+        // Ten times a second is enough for eyes.
+        let tick = started.elapsed().as_millis() / 100;
+        if shown != Some(tick) {
+            shown = Some(tick);
+            out.progress(&progress_line("writing", done, all, started.elapsed()));
+        }
+    });
+    out.progress_end();
+    let volume = made.map_err(|e| failure(&e.to_string(), e.is_input_error()))?;
+    let g = &volume.geometry;
+    let block = u64::from(g.block_bytes);
+    out.line(format!(
+        "{}: volume `{}`, {}, nodes {}, {} lanes of {} + {} express, blocks of {}, uuid {}",
+        args.path.display(),
+        volume.name,
+        show_size(g.bytes()),
+        list(&g.nodes),
+        g.lanes(),
+        show_size(u64::from(g.data_blocks) * block),
+        show_size(u64::from(g.express_blocks) * block),
+        show_size(block),
+        volume.uuid
+    ))
+}
+
+fn progress_line(what: &str, done: u64, all: u64, elapsed: Duration) -> String {
+    let percent = (done * 100).checked_div(all).unwrap_or(100);
+    let width = 30;
+    let full = usize::try_from(percent * width / 100).unwrap_or(0);
+    let bar = format!("{}{}", "#".repeat(full), ".".repeat(30_usize.saturating_sub(full)));
+    let rest = (elapsed.as_secs() * (all - done.min(all))).checked_div(done).unwrap_or(0);
+    let rest = show_duration(Duration::from_secs(rest));
+    format!("{what} [{bar}] {percent:3}%  {} of {}  {rest} left", show_size(done), show_size(all))
+}
+
+fn inspect(args: &Look, out: &mut Out) -> Outcome {
+    let found = volumes::inspect(&args.path).map_err(|e| attach_failure(&e))?;
+    if args.json {
+        return out.json(&found, false);
+    }
+    show_inspection(&found, out)
+}
+
+fn show_inspection(found: &Inspection, out: &mut Out) -> Outcome {
+    let name = out.paint(Tone::Strong, &found.name);
+    out.line(format!(
+        "volume {name}  {}  format {}  generation {}",
+        found.uuid, found.version, found.generation
+    ))?;
+    let unused = found.medium_bytes.saturating_sub(found.size_bytes);
+    let unused = if unused > 0 {
+        format!(" of a medium of {}", show_size(found.medium_bytes))
+    } else {
+        String::new()
+    };
+    out.line(format!(
+        "{}  {}{unused}, blocks of {}, lanes of {} + {} express",
+        found.path,
+        show_size(found.size_bytes),
+        show_size(u64::from(found.block_bytes)),
+        show_size(found.data_bytes),
+        show_size(found.express_bytes)
+    ))?;
+    out.line("")?;
+    for node in &found.nodes {
+        let detail = match (node.epoch, node.beat, node.age_ms) {
+            (Some(epoch), Some(beat), Some(age)) => format!(
+                "epoch {epoch:x}, beat {beat}, written {} ago by its clock",
+                show_duration(Duration::from_millis(age))
+            ),
+            _ => "has never been here".to_string(),
+        };
+        out.line(format!("node {:<2}  {:8} {detail}", node.node, node.state))?;
+    }
+    if !found.lanes.is_empty() {
+        out.line("")?;
+    }
+    for lane in &found.lanes {
+        let read = lane.read_up_to.map_or_else(
+            || "not yet read".to_string(),
+            |read| {
+                let unread = (lane.head.number.saturating_sub(1)).saturating_sub(read);
+                format!("read up to {read}, {unread} unread")
+            },
+        );
+        let ring = super::status::word(&lane.ring);
+        out.line(format!(
+            "lane {} -> {}  {ring:8} next record {}, {read}",
+            lane.from, lane.to, lane.head.number
+        ))?;
+    }
+    Ok(())
+}
+
+fn verify(args: &Look, out: &mut Out) -> Outcome {
+    let checked = volumes::verify(&args.path).map_err(|e| attach_failure(&e))?;
+    if args.json {
+        out.json(&checked, false)?;
+    } else {
+        show_verification(&checked, out)?;
+    }
+    if checked.ok {
+        return Ok(());
+    }
+    Err(Failure::failed(format!("{}: damaged", args.path.display())).hint(
+        "what was torn is sent again by its writer while it lives; if the superblocks or entries \
+         are damaged, stop the daemons and format the volume anew",
+    ))
+}
+
+fn show_verification(checked: &Verification, out: &mut Out) -> Outcome {
+    out.line(format!("volume {}  {}", out.paint(Tone::Strong, &checked.name), checked.path))?;
+    for (which, copy) in ["first", "last"].iter().zip(&checked.superblocks) {
+        out.line(format!("superblock, {which} copy  {copy}"))?;
+    }
+    out.line(format!(
+        "node entries  {} valid, {} blank, {} damaged",
+        checked.entries_valid, checked.entries_blank, checked.entries_damaged
+    ))?;
+    let r = &checked.records;
+    out.line(format!("records  {} valid, {} torn, {} stale", r.valid, r.torn, r.stale))?;
+    for lane in checked.lanes.iter().filter(|lane| lane.counts.torn > 0) {
+        let ring = super::status::word(&lane.ring);
+        out.line(format!(
+            "  {} torn in lane {} -> {}, {ring}",
+            lane.counts.torn, lane.from, lane.to
+        ))?;
+    }
+    let verdict =
+        if checked.ok { out.paint(Tone::Good, "ok") } else { out.paint(Tone::Bad, "damaged") };
+    out.line(verdict)
+}
+
+fn bench(args: &Bench, out: &mut Out) -> Outcome {
+    let options = BenchOptions { duration: args.duration, single_host: args.single_host };
+    out.talk(format!("measuring {}, {} each", args.path.display(), show_duration(args.duration)));
+    let report = volumes::bench(&args.path, &options).map_err(|e| attach_failure(&e))?;
+    out.json(&report, false)
+}
+
+fn attach_failure(error: &AttachError) -> Failure {
+    failure(&error.to_string(), error.is_input_error())
+}
+
+/// The crate's words are "where: what; what to do".
+fn failure(words: &str, input: bool) -> Failure {
+    let (what, hint) = match words.rsplit_once("; ") {
+        Some((what, hint)) => (what, Some(hint)),
+        None => (words, None),
+    };
+    let failure = if input { Failure::input(what) } else { Failure::failed(what) };
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+fn parse_nodes(text: &str) -> Result<Nodes, String> {
+    let mut ids = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let id = |word: &str| {
+            word.trim()
+                .parse::<u8>()
+                .ok()
+                .filter(|id| (1..=64).contains(id))
+                .ok_or_else(|| format!("`{word}` is no node id: ids are 1 to 64, as in 1,2,3"))
+        };
+        let (first, last) = (id(first)?, id(last)?);
+        if first > last {
+            return Err(format!("`{part}` runs backwards"));
+        }
+        ids.extend(first..=last);
+    }
+    Ok(Nodes(ids))
+}
+
+fn parse_sector(text: &str) -> Result<u32, String> {
+    let bytes = parse_size(text)?;
+    u32::try_from(bytes)
+        .ok()
+        .filter(|bytes| bytes.is_power_of_two() && (512..=65_536).contains(bytes))
+        .ok_or_else(|| format!("`{text}` is no sector size: a power of two from 512 to 64KiB"))
+}
+
+fn list(nodes: &[u8]) -> String {
+    let words: Vec<String> = nodes.iter().map(u8::to_string).collect();
+    words.join(",")
+}
