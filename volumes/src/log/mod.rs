@@ -6,3 +6,6 @@
 pub mod receive;
 pub mod ring;
 pub mod send;
+
+#[cfg(test)]
+mod tests;
