@@ -1,0 +1,311 @@
+//! Volumes as a program uses them: init, attach, store, receive, faults, shutdown.
+
+use bytes::Bytes;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use volumes::media::{BlockDevice, FaultDevice, MemoryDevice, conformance};
+use volumes::runtime::{Clock, Sink, attach_to};
+use volumes::status::VolumeState;
+use volumes::{
+    AttachError, AttachOptions, Fact, Handle, InitError, InitOptions, IoFaultKind, Ring,
+};
+use volumes::{attach, init, inspect, verify};
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let base = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let dir = base.join(format!("{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+    fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn options(name: &str) -> InitOptions {
+    InitOptions {
+        name: name.into(),
+        nodes: vec![1, 2],
+        size: Some(4 << 20),
+        single_host: true,
+        ..InitOptions::default()
+    }
+}
+
+type Facts = Arc<Mutex<Vec<Fact>>>;
+
+fn clock() -> Clock {
+    let began = Instant::now();
+    Arc::new(move || u64::try_from(began.elapsed().as_micros()).unwrap())
+}
+
+fn sink() -> (Facts, Sink) {
+    let facts: Facts = Arc::default();
+    let f = facts.clone();
+    (facts, Arc::new(move |fact| f.lock().unwrap().push(fact)))
+}
+
+fn opts(path: &Path, node: u8) -> AttachOptions {
+    AttachOptions {
+        single_host: true,
+        beat_interval: Duration::from_millis(20),
+        io_deadline: Duration::from_millis(200),
+        ..AttachOptions::new(path, node)
+    }
+}
+
+fn up(path: &Path, node: u8) -> (Handle, Facts) {
+    let (facts, sink) = sink();
+    let handle = attach(opts(path, node), clock(), sink).unwrap();
+    wait("attach", || handle.epoch() != 0);
+    (handle, facts)
+}
+
+/// A watchdog against hangs, not a measure.
+fn wait(what: &str, done: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < until, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn frames(facts: &Facts) -> Vec<Bytes> {
+    let of = |f: &Fact| match f {
+        Fact::Frames { frames, .. } => frames.clone(),
+        _ => Vec::new(),
+    };
+    facts.lock().unwrap().iter().flat_map(of).collect()
+}
+
+#[test]
+fn frames_and_mailboxes_cross_and_the_volume_verifies() {
+    let dir = Scratch::new("cross");
+    let path = dir.join("v");
+    let mut steps = 0;
+    init(&path, &options("lun"), |_, _| steps += 1).unwrap();
+    assert_eq!(steps, 4);
+    let (a, a_facts) = up(&path, 1);
+    let (b, b_facts) = up(&path, 2);
+    wait("each other", || {
+        let is = |f: &Facts| f.lock().unwrap().iter().any(|f| matches!(f, Fact::PeerBeat { .. }));
+        is(&a_facts) && is(&b_facts)
+    });
+    a.mailbox(2, b"key").unwrap();
+    for i in 0..3000u32 {
+        while a.store(2, Ring::Data, &[&i.to_le_bytes()[..], &[0; 900]].concat()).is_err() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    wait("all frames", || frames(&b_facts).len() == 3000);
+    for (i, frame) in frames(&b_facts).iter().enumerate() {
+        assert_eq!(frame[..4], u32::try_from(i).unwrap().to_le_bytes());
+    }
+    let key = |f: &Fact| matches!(f, Fact::Mailbox { from: 1, bytes } if bytes == &b"key"[..]);
+    wait("mailbox", || b_facts.lock().unwrap().iter().any(key));
+    wait("release", || a.status().lanes[0].used_bytes == 0);
+    assert_eq!(a.status().state, VolumeState::Up);
+    assert!(matches!(
+        init(&path, &InitOptions { force: true, ..options("lun") }, |_, _| {}),
+        Err(InitError::Attached { .. } | InitError::Live { .. })
+    ));
+    let again = attach(opts(&path, 1), clock(), sink().1);
+    assert!(matches!(again, Err(AttachError::Locked { node: 1, .. })), "{again:?}");
+    assert!(a.shutdown(Duration::from_secs(5)));
+    assert!(b.shutdown(Duration::from_secs(5)));
+    let report = verify(&path).unwrap();
+    assert!(report.ok && report.records.valid > 0, "{report:?}");
+    let seen = inspect(&path).unwrap();
+    assert!(seen.nodes.iter().all(|n| n.state == "left"), "{seen:?}");
+    assert_eq!((seen.name.as_str(), seen.lanes.len()), ("lun", 4));
+}
+
+#[test]
+fn what_an_operator_can_get_wrong_is_named() {
+    let dir = Scratch::new("wrong");
+    let path = dir.join("v");
+    let try_attach = |o: AttachOptions| attach(o, clock(), sink().1).err().unwrap();
+    assert!(matches!(try_attach(opts(&path, 1)), AttachError::Open(_)));
+    std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+    assert!(matches!(try_attach(opts(&path, 1)), AttachError::Format { .. }));
+    std::fs::remove_file(&path).unwrap();
+    init(&path, &options("lun"), |_, _| {}).unwrap();
+    let e = try_attach(opts(&path, 9));
+    assert!(matches!(e, AttachError::UnknownNode { node: 9, .. }) && e.is_input_error());
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(3 << 20).unwrap();
+    assert!(matches!(try_attach(opts(&path, 1)), AttachError::TooSmall { .. }));
+}
+
+#[test]
+fn init_destroys_nothing_that_somebody_may_need() {
+    let dir = Scratch::new("safety");
+    let path = dir.join("disk");
+    let none = |o: &InitOptions| init(&path, o, |_, _| {});
+    let e = none(&InitOptions { size: None, ..options("a") }).unwrap_err();
+    assert!(matches!(e, InitError::NeedsSize { .. }) && e.is_input_error());
+    let e = none(&InitOptions { size: Some(500 << 10), ..options("a") }).unwrap_err();
+    assert!(matches!(e, InitError::TooSmall { need, .. } if need > 900 << 10), "{e}");
+    assert!(!path.exists(), "nothing is left behind");
+    for nodes in [vec![1], vec![1, 1], vec![0, 1], vec![1, 65]] {
+        assert!(matches!(
+            none(&InitOptions { nodes, ..options("a") }),
+            Err(InitError::Nodes { .. })
+        ));
+    }
+    // A file system, foreign bytes: refused, also with force and another name.
+    for (at, what) in [(1080, &b"\x53\xef"[..]), (510, b"\x55\xaa"), (700_000, b"precious")] {
+        let mut bytes = vec![0; 4 << 20];
+        bytes[at..at + what.len()].copy_from_slice(what);
+        std::fs::write(&path, &bytes).unwrap();
+        for force in [false, true] {
+            let e = none(&InitOptions { force, ..options("a") }).unwrap_err();
+            assert!(matches!(e, InitError::Foreign { .. }), "{e}");
+            assert!(std::fs::read(&path).unwrap() == bytes, "untouched");
+        }
+    }
+    none(&InitOptions { force: true, ..options("disk") }).unwrap();
+    // Now it is a volume.
+    assert!(matches!(none(&options("disk")), Err(InitError::IsAVolume { .. })));
+    let wrong = InitOptions { force: true, ..options("other") };
+    assert!(matches!(none(&wrong), Err(InitError::IsAVolume { .. })));
+    let anew = none(&InitOptions { force: true, ..options("disk") }).unwrap();
+    assert_eq!(anew.generation, 2);
+    // Zeros may be taken without force; the file keeps its length.
+    std::fs::write(&path, vec![0; 5 << 20]).unwrap();
+    none(&options("zero")).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 5 << 20);
+}
+
+fn memory_volume() -> (Arc<FaultDevice<MemoryDevice>>, Scratch) {
+    let dir = Scratch::new("memory");
+    let path = dir.join("v");
+    init(&path, &options("mem"), |_, _| {}).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let memory = MemoryDevice::new(bytes.len() as u64);
+    memory.restore(bytes);
+    (Arc::new(FaultDevice::new(memory)), dir)
+}
+
+#[test]
+fn a_stuck_operation_is_told_and_shutdown_does_not_wait_for_it() {
+    let (device, dir) = memory_volume();
+    let (facts, sink) = sink();
+    let d = device.clone();
+    let handle = attach_to(
+        opts(&dir.join("v"), 1),
+        Arc::new(move || Ok(d.clone() as Arc<dyn BlockDevice>)),
+        clock(),
+        sink,
+    )
+    .unwrap();
+    wait("attach", || handle.epoch() != 0);
+    device.stall(true);
+    let has = |what: fn(&Fact) -> bool| facts.lock().unwrap().iter().any(what);
+    wait("stalled", || has(|f| matches!(f, Fact::Stalled { .. })));
+    assert_eq!(handle.status().state, VolumeState::Stalled);
+    device.stall(false);
+    wait("recovered", || has(|f| matches!(f, Fact::Recovered)));
+    wait("up", || handle.status().state == VolumeState::Up);
+    device.fail_writes(Some(IoFaultKind::ReadOnly));
+    wait("failed", || handle.status().state == VolumeState::Failed);
+    device.fail_writes(None);
+    wait("up again", || handle.status().state == VolumeState::Up);
+    device.stall(true);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!handle.shutdown(Duration::from_millis(100)), "a thread was left behind");
+    device.stall(false);
+}
+
+#[test]
+fn a_medium_that_vanishes_is_found_again() {
+    let dir = Scratch::new("vanish");
+    let (path, aside) = (dir.join("v"), dir.join("w"));
+    init(&path, &options("lun"), |_, _| {}).unwrap();
+    std::fs::rename(&path, &aside).unwrap();
+    let (_facts, s) = sink();
+    let o = AttachOptions { wait_for_medium: true, ..opts(&path, 1) };
+    let a = attach(o, clock(), s).unwrap();
+    assert_eq!(a.status().state, VolumeState::Attaching);
+    std::fs::rename(&aside, &path).unwrap();
+    wait("attach", || a.epoch() != 0);
+    let (b, b_facts) = up(&path, 2);
+    std::thread::sleep(Duration::from_millis(100));
+    std::fs::rename(&path, &aside).unwrap();
+    wait("failed", || a.status().state == VolumeState::Failed);
+    std::fs::rename(&aside, &path).unwrap();
+    wait("up", || a.status().state == VolumeState::Up && b.status().state == VolumeState::Up);
+    a.store(2, Ring::Express, b"back").unwrap();
+    wait("frame", || !frames(&b_facts).is_empty());
+}
+
+#[test]
+fn every_medium_conforms() {
+    conformance::run(&MemoryDevice::new(3 << 20)).unwrap();
+    conformance::run(&FaultDevice::new(MemoryDevice::new(3 << 20))).unwrap();
+}
+
+/// A loop device that is taken down also when the test fails.
+struct Loop(String);
+
+impl Loop {
+    fn new(file: &Path) -> Option<Self> {
+        let out = Command::new("losetup")
+            .args(["--find", "--show", "--direct-io=on"])
+            .arg(file)
+            .output()
+            .ok()?;
+        out.status.success().then(|| Self(String::from_utf8_lossy(&out.stdout).trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_loop_device_conforms_is_formatted_and_carries_frames() {
+    let dir = Scratch::new("loop");
+    let file = dir.join("backing");
+    std::fs::write(&file, vec![0; 4 << 20]).unwrap();
+    let Some(device) = Loop::new(&file) else {
+        eprintln!("SKIPPED: no loop device (needs root and losetup)");
+        return;
+    };
+    let path = Path::new(&device.0);
+    let o = InitOptions { single_host: false, size: None, ..options("lun") };
+    let e = init(&file, &InitOptions { size: None, ..options("lun") }, |_, _| {}).unwrap_err();
+    assert!(matches!(e, InitError::InUse { .. }), "{e}");
+    let how = volumes::media::file::How {
+        write: true,
+        direct: volumes::media::Direct::Required,
+        exclusive: true,
+    };
+    conformance::run(&volumes::media::open(path, how).unwrap()).unwrap();
+    let mut zeros = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    std::io::Write::write_all(&mut zeros, &vec![0; 4 << 20]).unwrap();
+    zeros.sync_all().unwrap();
+    drop(zeros);
+    init(path, &o, |_, _| {}).unwrap();
+    let (a, _) = up(path, 1);
+    let (b, b_facts) = up(path, 2);
+    std::thread::sleep(Duration::from_millis(60));
+    a.store(2, Ring::Data, b"over the loop").unwrap();
+    wait("frame", || frames(&b_facts) == [&b"over the loop"[..]]);
+    assert!(a.shutdown(Duration::from_secs(5)) && b.shutdown(Duration::from_secs(5)));
+    assert!(verify(path).unwrap().ok);
+}
