@@ -46,6 +46,8 @@ pub(crate) struct Network {
     newest: Option<(u64, Time)>,
     their_interval: Duration,
     our_interval: Duration,
+    /// The interval before the present one, and until when the peer may still go by it.
+    former_interval: (Duration, Time),
     /// Inbound has not been up since.
     silent_since: Option<Time>,
     /// The peer heard us at about this moment, and said so at that one.
@@ -100,6 +102,7 @@ impl Network {
             newest: None,
             their_interval: Duration::from_millis(50),
             our_interval: Duration::from_millis(50),
+            former_interval: (Duration::ZERO, Time::ZERO),
             silent_since: Some(Time::ZERO),
             confirmed_at: Time::ZERO,
             reported_at: Time::ZERO,
@@ -126,7 +129,8 @@ impl Network {
         self.settings = settings;
     }
 
-    pub(crate) const fn set_our_interval(&mut self, interval: Duration) {
+    pub(crate) fn set_our_interval(&mut self, now: Time, interval: Duration) {
+        self.former_interval = (self.our_interval, now + self.our_interval + interval);
         self.our_interval = interval;
     }
 
@@ -274,7 +278,9 @@ impl Network {
     }
 
     fn reported(&self, at: Time) -> Judged {
-        let late = at.since(self.confirmed_at).saturating_sub(self.our_interval);
+        let (former, until) = self.former_interval;
+        let usual = if at < until { self.our_interval.max(former) } else { self.our_interval };
+        let late = at.since(self.confirmed_at).saturating_sub(usual);
         self.by_lateness(late, Reason::PeerDoesNotHearUs)
     }
 
@@ -386,7 +392,7 @@ mod tests {
     /// A hundred good beats, the last at 1000 ms.
     fn settled() -> Network {
         let mut network = network();
-        network.set_our_interval(Duration::from_millis(10));
+        network.set_our_interval(Time(0), Duration::from_millis(10));
         for n in 1..=100 {
             network.beat(Time(n * 10 * MS), &beat(n * 10, 5));
             network.update(Time(n * 10 * MS));
@@ -449,6 +455,16 @@ mod tests {
         assert_eq!(network.inbound(later).0, Verdict::Down);
         assert_eq!(network.outbound(later).0, Verdict::Up);
         assert_eq!(network.outbound(later + REPORT_LIFE).0, Verdict::Down, "it grew stale");
+    }
+
+    #[test]
+    fn a_quicker_pulse_is_not_expected_before_it_began() {
+        let mut network = settled();
+        network.set_our_interval(Time(1000 * MS), Duration::from_millis(50));
+        network.set_our_interval(Time(1001 * MS), Duration::from_millis(10));
+        let report = beat(1010, 48);
+        network.beat(Time(1010 * MS), &report);
+        assert_eq!(network.outbound(Time(1010 * MS)).0, Verdict::Up);
     }
 
     #[test]

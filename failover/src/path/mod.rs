@@ -113,8 +113,10 @@ pub(crate) struct Move {
 
 /// Hold time never exceeds this.
 const HOLD_MAX: Duration = Duration::from_secs(60);
-/// A flap is forgotten after so much time on the network without another.
-const FLAP_DECAY: Duration = Duration::from_secs(300);
+/// Giving up the network within so many (undoubled) hold times of coming back to it is a flap.
+const FLAP_HOLDS: u32 = 2;
+/// One flap is forgotten for so many (undoubled) hold times on the network without another.
+const FLAP_DECAY_HOLDS: u32 = 10;
 /// Hedging lasts at least so long: suspicion that comes and goes is one suspicion.
 const HEDGE_MIN: Duration = Duration::from_millis(100);
 /// Coming back lasts at least so long.
@@ -126,13 +128,16 @@ pub(crate) struct Machine {
     state: State,
     hold: Duration,
     flaps: u32,
-    /// When the machine last came back to the network.
+    /// When the machine last came back to the network it had given up.
     returned_at: Option<Time>,
+    /// The network was given up and not come back to. Before the first time there is nothing to
+    /// hold against it.
+    gave_up: bool,
 }
 
 impl Machine {
     pub(crate) const fn new(hold: Duration) -> Self {
-        Self { state: State::Isolated, hold, flaps: 0, returned_at: None }
+        Self { state: State::Isolated, hold, flaps: 0, returned_at: None, gave_up: false }
     }
 
     pub(crate) const fn configure(&mut self, hold: Duration) {
@@ -151,7 +156,11 @@ impl Machine {
 
     /// How long the network must have been good before it is used again.
     pub(crate) fn hold_now(&self) -> Duration {
-        (self.hold * (1 << self.flaps.min(10))).min(HOLD_MAX)
+        if self.gave_up {
+            (self.hold * (1 << self.flaps.min(10))).min(HOLD_MAX)
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// Compares what is known with where we are; moves at most one step.
@@ -224,16 +233,18 @@ impl Machine {
                 format!("network {}: {}", word(e.network), e.network_reason)
             }
         };
-        if to == State::Network {
+        if to == State::Network && std::mem::take(&mut self.gave_up) {
             self.returned_at = Some(now);
         }
+        self.gave_up |=
+            matches!(from, State::Network | State::Hedging { .. } | State::Returning { .. })
+                && matches!(to, State::Storage | State::Isolated);
         if to == State::Storage && from != State::Isolated {
-            // Giving up a network soon after having come back to it is a flap.
-            let long_ago = self.hold_now() * 4;
             let quiet = self.returned_at.map_or(Duration::MAX, |at| now.since(at));
-            let decayed = u32::try_from(quiet.as_secs() / FLAP_DECAY.as_secs()).unwrap_or(u32::MAX);
+            let decay = (self.hold * FLAP_DECAY_HOLDS).as_micros().max(1);
+            let decayed = u32::try_from(quiet.as_micros() / decay).unwrap_or(u32::MAX);
             self.flaps = self.flaps.saturating_sub(decayed);
-            if matches!(from, State::Returning { .. }) || quiet < long_ago {
+            if matches!(from, State::Returning { .. }) || quiet < self.hold * FLAP_HOLDS {
                 self.flaps += 1;
             }
         }
@@ -279,7 +290,7 @@ mod tests {
     }
 
     fn machine(state: State) -> Machine {
-        Machine { state, ..Machine::new(Duration::from_secs(1)) }
+        Machine { state, gave_up: true, ..Machine::new(Duration::from_secs(1)) }
     }
 
     /// The whole table: every state, every pair of verdicts, long after any minimum time, with
@@ -348,8 +359,20 @@ mod tests {
             machine.choose(now, &e);
             assert_eq!(machine.route(), Route::Network);
         }
-        now += FLAP_DECAY * 7;
+        now += Duration::from_secs(70);
         machine.choose(now, &evidence(Verdict::Down, Verdict::Up));
         assert_eq!(machine.hold_now(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_network_that_was_never_given_up_needs_no_hold() {
+        let mut machine = Machine::new(Duration::from_secs(1));
+        machine.choose(T0, &evidence(Verdict::Down, Verdict::Up));
+        assert_eq!(machine.route(), Route::Storage, "storage was there first");
+        let mut e = evidence(Verdict::Up, Verdict::Up);
+        e.proven_since = Some(T0);
+        machine.choose(T0, &e);
+        machine.choose(T0 + RETURN_MIN, &e);
+        assert_eq!(machine.route(), Route::Network);
     }
 }

@@ -120,7 +120,7 @@ impl Peer {
             &node.group,
             node.plaintext,
         );
-        let mut peer = Self {
+        let peer = Self {
             us: node.id,
             agreement,
             keyring: Keyring::default(),
@@ -155,7 +155,6 @@ impl Peer {
             timing,
             options,
         };
-        peer.network.set_our_interval(peer.timing.heartbeat_idle);
         peer.target(world);
         peer
     }
@@ -263,8 +262,9 @@ impl Peer {
                 }
                 self.recovery.reset();
             }
-            State::Network if matches!(moved.from, State::Returning { .. } | State::Storage) => {
-                self.counters.failbacks += 1;
+            // A first arrival on the network is not a return.
+            State::Network if self.counters.failbacks < self.counters.failovers => {
+                self.counters.failbacks += u64::from(!matches!(moved.from, State::Hedging { .. }));
             }
             _ => {}
         }

@@ -247,7 +247,7 @@ impl Peer {
         let interval = if busy { self.timing.heartbeat } else { self.timing.heartbeat_idle };
         if self.speech.interval != Some(interval) {
             self.speech.interval = Some(interval);
-            self.network.set_our_interval(interval);
+            self.network.set_our_interval(now, interval);
             self.target(world);
         }
         let saying = Saying {
