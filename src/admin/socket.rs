@@ -27,7 +27,7 @@ use std::{
 
 use failover::NodeId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Ask,
@@ -376,11 +376,9 @@ impl Room {
         loop {
             match steps.try_recv() {
                 Ok(Ok(DrillStep::Started)) => {
-                    tracing::info!(peer = peer.get(), ?cut, ?length, "drill started");
                     say(stream, Answer::DrillStarted)?;
                 }
                 Ok(Ok(DrillStep::Ended)) => {
-                    tracing::info!(peer = peer.get(), "drill ended");
                     heal.armed = false;
                     return Ok(Answer::DrillEnded);
                 }
@@ -398,7 +396,7 @@ impl Room {
                 return Ok(Answer::refused("the daemon is stopping, and the drill with it"));
             }
             if readable(stream, LOOK_EVERY) && hung_up(stream) {
-                tracing::info!(peer = peer.get(), "drill ended: its client left");
+                info!(peer = peer.get(), "the client of a drill left: ending it");
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }

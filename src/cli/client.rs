@@ -128,8 +128,10 @@ impl Client {
         })?;
         match reply.answer {
             Answer::Refused { message, hint, input } => {
-                let failure =
+                let mut failure =
                     if input { Failure::input(message) } else { Failure::failed(message) };
+                // A report of a configuration brings its own words and hints.
+                failure.whole = input && failure.message.contains(" --> ");
                 Err(match hint {
                     Some(hint) => failure.hint(hint),
                     None => failure,

@@ -110,10 +110,11 @@ impl View {
             &format!(
                 "{title}: two nodes, alpha and beta, joined by a network (UDP and TCP on \
                  127.0.0.1)\nand by a shared volume (a file). {} numbered packets per second flow \
-                 each way;\nafter {} {} dies for {}.\n",
+                 each way;\nafter {} {} {} for {}.\n",
                 self.plan.rate,
                 show_duration(self.plan.cut_after()),
                 cut_name(self.plan.cut),
+                if self.plan.cut == Cut::Both { "die" } else { "dies" },
                 show_duration(self.plan.cut_for()),
             ),
         )
@@ -223,7 +224,7 @@ impl View {
         };
         let (net, sto) = (peer.map(|peer| peer.network.state), peer.map(|peer| peer.storage.state));
         lines.push(format!("  ┌───────┐  {network}  ┌──────┐   network {}", state(net)));
-        lines.push(format!("  │ alpha │  {:30}  │ beta │   storage {}", "", state(sto)));
+        lines.push(format!("  │ alpha │  {:29}  │ beta │   storage {}", "", state(sto)));
         lines.push(format!("  └───────┘  {storage}  └──────┘   route   {}", route_name(route)));
         lines.push(String::new());
         let head =
@@ -247,10 +248,10 @@ impl View {
     }
 }
 
-/// A wire between the two, 30 columns.
+/// A wire between the two, 29 columns.
 fn wire(name: &str, used: bool, cut: bool, out: &Out) -> String {
     match (cut, used) {
-        (true, _) => out.paint(Tone::Bad, format!("╌╌╌╌╌╌ {name} ╌╌ ✂ cut ╌╌╌╌╌╌")),
+        (true, _) => out.paint(Tone::Bad, format!("╌╌╌╌╌ {name} ╌╌ ✂ cut ╌╌╌╌╌╌")),
         (false, true) => out.paint(Tone::Good, format!("<━━━━━━━━━ {name} ━━━━━━━━━>")),
         (false, false) => out.paint(Tone::Dim, format!("────────── {name} ──────────")),
     }

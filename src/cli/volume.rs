@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use volumes::{AttachError, BenchOptions, InitOptions, Inspection, Verification};
+use volumes::{AttachError, BenchOptions, BenchReport, InitOptions, Inspection, Verification};
 
 use super::{Failure, Out, Outcome, out::Tone};
 use crate::config::quantity::{parse_duration, parse_size, show_duration, show_size};
@@ -67,10 +67,10 @@ pub(super) struct Look {
 /// Measure a volume.
 #[derive(Debug, clap::Args)]
 pub(super) struct Bench {
-    /// Block device or file; needs two of the volume's nodes free
+    /// An idle volume on a block device, or a file: beside it a temporary volume is measured
     path: PathBuf,
-    /// Length of each measurement
-    #[arg(long, value_name = "D", default_value = "2s", value_parser = parse_duration)]
+    /// Length of each of the four measurements
+    #[arg(long, value_name = "D", default_value = "3s", value_parser = parse_duration)]
     duration: Duration,
     /// All nodes run on this host: the page cache may be used (tmpfs, tests)
     #[arg(long)]
@@ -241,9 +241,44 @@ fn show_verification(checked: &Verification, out: &mut Out) -> Outcome {
 
 fn bench(args: &Bench, out: &mut Out) -> Outcome {
     let options = BenchOptions { duration: args.duration, single_host: args.single_host };
-    out.talk(format!("measuring {}, {} each", args.path.display(), show_duration(args.duration)));
-    let report = volumes::bench(&args.path, &options).map_err(|e| attach_failure(&e))?;
-    out.json(&report, false)
+    out.talk(format!(
+        "measuring {}: latency and throughput, ours and raw, {} each",
+        args.path.display(),
+        show_duration(args.duration)
+    ));
+    let report = volumes::bench(&args.path, &options)
+        .map_err(|e| failure(&e.to_string(), e.is_input_error()))?;
+    if args.json {
+        return out.json(&report, false);
+    }
+    show_bench(&report, out)
+}
+
+fn show_bench(report: &BenchReport, out: &mut Out) -> Outcome {
+    let io = if report.direct_io { "direct I/O" } else { "through the page cache" };
+    out.line(format!("{}  {io}", report.path))?;
+    let head = "                                    records        raw     ratio";
+    out.line(out.paint(Tone::Dim, head))?;
+    let time = |us| show_duration(Duration::from_micros(us));
+    let (ours, raw) = (&report.record_latency, &report.raw_latency);
+    let mut row = |what: &str, ours: String, raw: String, ratio: f64| {
+        out.line(format!("{what:33} {ours:>9}  {raw:>9}  {ratio:>7.2} x"))
+    };
+    let (p50, p99) = (report.latency_ratio_p50, report.latency_ratio_p99);
+    row("latency of 4 KiB, half within", time(ours.p50_us), time(raw.p50_us), p50)?;
+    row("latency of 4 KiB, 99 % within", time(ours.p99_us), time(raw.p99_us), p99)?;
+    let rate = |mb_s: f64| format!("{mb_s:.0} MB/s");
+    row(
+        "throughput, writing and reading",
+        rate(report.record_mb_s),
+        rate(report.raw_mb_s),
+        report.throughput_ratio,
+    )?;
+    out.line(format!(
+        "raw throughput is the mean of {} written and {} read at the same time",
+        rate(report.raw_write_mb_s),
+        rate(report.raw_read_mb_s)
+    ))
 }
 
 fn attach_failure(error: &AttachError) -> Failure {

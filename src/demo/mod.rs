@@ -94,7 +94,8 @@ pub struct Outcome {
     pub duplicated: u64,
     /// Delivered after a later one.
     pub reordered: u64,
-    /// Longest time without a packet around the cut, the worse of the two directions.
+    /// Longest time a packet was under way and none arrived, around the cut; the worse of the two
+    /// directions.
     pub failover_silence_ms: f64,
     /// The same around the heal and after it.
     pub failback_silence_ms: f64,

@@ -223,11 +223,13 @@ impl Drop for Streams {
 }
 
 impl Counted {
-    /// Notes a packet's arrival.
+    /// Notes the arrival, now, of a packet sent `latency` ago.
     fn arrived(&mut self, number: u64, latency: u64, clock: &Clock) {
         let now = clock.now();
         if let Some(last) = self.last_arrival.replace(now) {
-            self.silence(last, now, clock);
+            // While nothing was under way nobody waited: a sender that was late to send (a busy
+            // machine) is not a silence of the path.
+            self.silence(last.max(now.saturating_sub(latency)), now, clock);
         }
         let (word, bit) = (usize::try_from(number / 64).unwrap_or(usize::MAX), 1 << (number % 64));
         if self.seen.len() <= word {
