@@ -36,7 +36,7 @@ pub mod runtime;
 pub mod status;
 pub mod verify;
 
-pub use bench::{BenchOptions, BenchReport, bench};
+pub use bench::{BenchError, BenchOptions, BenchReport, bench};
 pub use event::{Fact, FenceReason, IoFault, IoFaultKind, Micros, Op, Reason, Ring, Step};
 pub use fence::Permit;
 pub use format::superblock::{Geometry, Superblock, Uuid};
