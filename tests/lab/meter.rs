@@ -48,7 +48,10 @@ impl Meter {
         let end = |here: &Node, there: &Node| {
             End::start(here, there, rate, &lab.dir.join(format!("{}.meter", here.name)))
         };
-        Self { ends: [end(one, other), end(other, one)], marks: Vec::new() }
+        let mut ends = [end(one, other), end(other, one)];
+        // Both listen before either speaks.
+        ends.iter_mut().for_each(|end| end.order("go"));
+        Self { ends, marks: Vec::new() }
     }
 
     /// Notes what happens now. Returns the instant.
@@ -367,11 +370,11 @@ pub(crate) fn helper(arguments: &[String]) -> ExitCode {
     sys::big_receive_buffer(&socket);
     socket.connect((remote.as_str(), PORT)).expect("a route to the peer");
     socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
-    let (stop, finish) = (AtomicBool::new(false), AtomicBool::new(false));
+    let [go, stop, finish] = [const { AtomicBool::new(false) }; 3];
     let period = 1_000_000_000 / rate.parse::<u64>().expect("a rate");
 
     let log = thread::scope(|scope| {
-        let sender = scope.spawn(|| send_numbers(&socket, period, &stop));
+        let sender = scope.spawn(|| send_numbers(&socket, period, &go, &stop));
         let receiver = scope.spawn(|| hear_numbers(&socket, &finish));
         let mut out = std::io::stdout();
         let mut say = |word: &str| {
@@ -380,7 +383,11 @@ pub(crate) fn helper(arguments: &[String]) -> ExitCode {
         };
         say("ready");
         for line in std::io::stdin().lines().map_while(Result::ok) {
-            let flag = if line == "stop" { &stop } else { &finish };
+            let flag = match line.as_str() {
+                "go" => &go,
+                "stop" => &stop,
+                _ => &finish,
+            };
             flag.store(true, Ordering::Relaxed);
             say(&line);
             if line == "finish" {
@@ -403,8 +410,16 @@ pub(crate) fn helper(arguments: &[String]) -> ExitCode {
 
 type Errors = BTreeMap<String, u64>;
 
-fn send_numbers(socket: &UdpSocket, period: u64, stop: &AtomicBool) -> (Vec<u64>, Errors) {
+fn send_numbers(
+    socket: &UdpSocket,
+    period: u64,
+    go: &AtomicBool,
+    stop: &AtomicBool,
+) -> (Vec<u64>, Errors) {
     let (mut sent, mut errors) = (Vec::with_capacity(1 << 20), Errors::new());
+    while !go.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(1));
+    }
     let mut due = sys::monotonic_ns();
     let mut packet = [0u8; PAYLOAD];
     while !stop.load(Ordering::Relaxed) {

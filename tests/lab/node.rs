@@ -215,9 +215,10 @@ impl Node {
         for line in lines.iter().skip(lines.len().saturating_sub(40)) {
             println!("  {line}");
         }
-        let links = run(self.command("ip").args(["-s", "link"]), Duration::from_secs(5));
-        if let Ok(links) = links {
-            println!("{} links:\n{}", self.name, links.stdout);
+        let link =
+            run(self.command("ip").args(["-s", "link", "show", INTERFACE]), Duration::from_secs(5));
+        if let Ok(link) = link {
+            println!("{} interface: {}{}", self.name, link.stdout, link.stderr);
         }
     }
 
