@@ -76,7 +76,8 @@ fn a_daemon_starts_answers_and_stops() {
     daemon.requests().try_send(Request::Status { reply }).unwrap();
     let document = answer.recv_timeout(PATIENCE).unwrap();
     assert_eq!(document.node.name, "alpha");
-    assert_eq!(document.interface.as_ref().unwrap().mtu, 9000 - 28 - 88);
+    let mtu = usize::from(document.interface.as_ref().unwrap().mtu);
+    assert_eq!(mtu, 9000 - 28 - OVERHEAD, "one datagram less what sealing adds");
     let requests = daemon.requests();
     assert!(daemon.stop(PATIENCE));
     let (reply, _answer) = mpsc::channel();

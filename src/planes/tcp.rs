@@ -448,8 +448,11 @@ impl Framer {
     }
 }
 
+/// A frame and what follows it, or nothing whole yet.
+type Split<'a> = Option<(&'a [u8], &'a [u8])>;
+
 /// The first whole frame and what follows it.
-fn split(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, NotAFrame> {
+fn split(bytes: &[u8]) -> Result<Split<'_>, NotAFrame> {
     let Some((length, rest)) = bytes.split_first_chunk() else { return Ok(None) };
     let length = checked(*length)?;
     let Some((frame, rest)) = rest.split_at_checked(length) else { return Ok(None) };

@@ -61,7 +61,7 @@ pub(crate) fn next(socket: &impl AsFd) -> io::Result<Option<Complaint>> {
                 (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
             );
             let size = u32::try_from(size_of::<libc::sock_extended_err>()).unwrap_or(u32::MAX);
-            if wanted && message.cmsg_len as usize >= libc::CMSG_LEN(size) as usize {
+            if wanted && message.cmsg_len >= libc::CMSG_LEN(size) as usize {
                 let said =
                     libc::CMSG_DATA(message).cast::<libc::sock_extended_err>().read_unaligned();
                 let code = i32::try_from(said.ee_errno).unwrap_or(libc::EIO);

@@ -130,7 +130,7 @@ unsafe fn read_control(header: &libc::msghdr, message: &mut Message) {
         let mut cursor = libc::CMSG_FIRSTHDR(header);
         while let Some(control) = cursor.as_ref() {
             let data = libc::CMSG_DATA(control);
-            let length = control.cmsg_len as usize;
+            let length = control.cmsg_len;
             match (control.cmsg_level, control.cmsg_type) {
                 (libc::SOL_UDP, libc::UDP_GRO) if length >= libc::CMSG_LEN(4) as usize => {
                     let size = data.cast::<i32>().read_unaligned();

@@ -3,7 +3,6 @@
 //! Every function here is a thin, checked wrapper around one or two system calls and knows nothing
 //! of peers, frames or turns. Each unsafe block says why it is sound. What `rustix`, `socket2` or
 //! `mio` already do safely is not repeated here.
-#![allow(unsafe_code)]
 
 pub(crate) mod clock;
 pub(crate) mod errqueue;
