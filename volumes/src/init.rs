@@ -249,7 +249,7 @@ fn format(
     let superblock = Superblock {
         uuid: Uuid(uuid),
         name: o.name.clone(),
-        generation: old.map_or(1, |s| s.generation.saturating_add(1)),
+        generation: old.as_ref().map_or(1, |s| s.generation.saturating_add(1)),
         created_unix_us: u64::try_from(now.as_micros()).unwrap_or(0),
         geometry,
     };
@@ -257,6 +257,15 @@ fn format(
     let pool = Pool::new();
     let mut zeros = pool.take_len(CHUNK_BYTES);
     zeros.as_mut().fill(0);
+    // An interrupted init must leave neither copy of the old superblock.
+    let ends = [Some(&superblock), old.as_ref()].into_iter().flatten();
+    for offset in ends.map(|s| s.geometry.last_offset()).chain([0]) {
+        let unit = superblock.geometry.block();
+        if offset % unit as u64 == 0 && offset + unit as u64 <= device.size() {
+            device.write_at(offset, &zeros.as_ref()[..unit]).map_err(io)?;
+        }
+    }
+    device.flush().map_err(io)?;
     let mut at = 0;
     while at < all {
         let len = CHUNK_BYTES.min(crate::format::bytes::to_usize(all - at));

@@ -268,6 +268,10 @@ impl Keeper {
                 } else {
                     Fact::ReadFailed { fault }
                 });
+                if matches!(self.phase, Phase::ClaimWrite | Phase::ClaimFlush) {
+                    // The medium may be another one when it answers again: look first.
+                    self.phase = Phase::Watch { seen: None, until: 0, next: 0 };
+                }
                 return self.back_off(now);
             }
         };

@@ -433,7 +433,8 @@ fn start(
         Err(e) => return Err(e),
     }
     let mut handle = Handle { shared, threads: Vec::new() };
-    let roles: [(&str, fn(&Arc<Shared>)); 4] = [
+    type Role = fn(&Arc<Shared>);
+    let roles: [(&str, Role); 4] = [
         ("sp-keeper", crate::reader::keeper),
         ("sp-flusher", crate::reader::flusher),
         ("sp-reader", crate::reader::reader),

@@ -357,8 +357,9 @@ impl Reader {
         let idle = len_u32(GUESS_BYTES_IDLE / self.o.superblock.geometry.block()).max(1);
         let hot = |t: &Tail| now.saturating_sub(t.delivered_at) < SPIN && t.delivered_at != 0;
         let tails = || self.lanes.iter().flat_map(|l| &l.tails);
-        let narrow =
-            self.rounds % 4 != 0 && tails().any(hot) && tails().all(|t| !hot(t) || t.guess <= idle);
+        let narrow = !self.rounds.is_multiple_of(4)
+            && tails().any(hot)
+            && tails().all(|t| !hot(t) || t.guess <= idle);
         for ring in Ring::BOTH {
             for (slot, lane) in self.lanes.iter().enumerate() {
                 let tail = &lane.tails[ring.index()];
