@@ -10,6 +10,7 @@
 //! device that is not there yet, no route to a peer) does not.
 
 mod asks;
+mod desk;
 mod epoch;
 mod error;
 mod events;

@@ -32,7 +32,7 @@ use std::{
 };
 
 use failover::{
-    Command, Event, Input, NetworkFact, Node, Output, Time, VolumeFact, VolumeId, World,
+    Event, Input, NetworkFact, Node, Output, Time, VolumeFact, VolumeId, World,
     wire::FIRST_BYTE_BEAT,
 };
 use mio::{Events, Interest, Poll, Registry, Token, unix::SourceFd};
@@ -45,20 +45,18 @@ use super::{
     asks::Asks,
     events::{self, RecentEvents},
     hooks::Hooks,
-    reload,
     request::Request,
-    settings::{self, Identity},
-    status::{self, Surroundings},
+    settings::Identity,
 };
 use crate::{
-    admin::document,
     config::Config,
     planes::{
         beat::{BeatPlane, FromBeat},
         channel::ChannelDevice,
         netlink::{FromNetlink, NetlinkPlane},
         queue::Bell,
-        store::{FromStore, StorePlan, StorePlane, StoreQueue},
+        store::{StorePlan, StorePlane},
+        store_queue::{FromStore, StoreQueue},
         tcp::Tcp,
         tun::Tun,
         udp::{Datagram, Udp},
@@ -78,8 +76,6 @@ const PACKETS_PER_TURN: usize = 64;
 /// Receive calls per turn, of up to 16 merged messages.
 const UDP_ROUNDS: usize = 4;
 const SLEEP_MAX: Duration = Duration::from_millis(50);
-/// For goodbyes to leave by both paths.
-const GOODBYE_TIME: Duration = Duration::from_millis(300);
 const VOLUMES_END_WITHIN: Duration = Duration::from_secs(1);
 const THREADS_END_WITHIN: Duration = Duration::from_millis(500);
 /// How often path MTUs are asked for without a reason.
@@ -127,11 +123,11 @@ impl World for Hands {
 
 /// Boxes that queues are emptied into, kept for their memory.
 #[derive(Debug, Default)]
-struct Boxes {
+pub(super) struct Boxes {
     beats: VecDeque<FromBeat>,
     links: VecDeque<FromNetlink>,
     stored: VecDeque<FromStore>,
-    requests: VecDeque<Request>,
+    pub(super) requests: VecDeque<Request>,
     tcp_tokens: Vec<Token>,
     events: Vec<Event>,
 }
@@ -157,18 +153,18 @@ pub(super) struct Parts {
 
 #[derive(Debug)]
 pub(super) struct TurnLoop {
-    parts: Parts,
-    boxes: Boxes,
-    asks: Asks,
+    pub(super) parts: Parts,
+    pub(super) boxes: Boxes,
+    pub(super) asks: Asks,
     timer: OwnedFd,
     armed: Time,
-    started: Time,
+    pub(super) started: Time,
     device_ready: bool,
     udp_ready: bool,
     tcp_unread: bool,
-    device_trouble: Option<String>,
-    measure_at: Time,
-    stop_at: Option<Time>,
+    pub(super) device_trouble: Option<String>,
+    pub(super) measure_at: Time,
+    pub(super) stop_at: Option<Time>,
 }
 
 impl TurnLoop {
@@ -278,7 +274,7 @@ impl TurnLoop {
         self.device_ready || self.udp_ready || self.tcp_unread
     }
 
-    fn turn(&mut self, now: Time, input: Input<'_>) {
+    pub(super) fn turn(&mut self, now: Time, input: Input<'_>) {
         failover::turn(&mut self.parts.node, now, input, &mut self.parts.hands);
     }
 
@@ -395,37 +391,6 @@ impl TurnLoop {
         };
     }
 
-    fn read_requests(&mut self, now: Time) {
-        let mut requests = std::mem::take(&mut self.boxes.requests);
-        self.parts.requests.take(&mut requests);
-        for request in requests.drain(..) {
-            match request {
-                // Whoever asked may have gone; that is no error, here and below.
-                Request::Status { reply } => drop(reply.send(Box::new(self.document(now)))),
-                Request::Ping { peer, via, reply } => {
-                    if let Some(id) = self.asks.ping(now, reply) {
-                        self.turn(now, Input::Command(Command::Ping { peer, id, via }));
-                    }
-                }
-                Request::Drill { peer, cut, length, force, reply } => {
-                    self.asks.drill(peer, length, reply);
-                    let command = Command::Drill { peer, cut, length, force };
-                    self.turn(now, Input::Command(command));
-                }
-                Request::Reload { config, reply } => {
-                    drop(reply.send(self.reload(now, *config)));
-                }
-                Request::Stop => {
-                    if self.stop_at.is_none() {
-                        self.turn(now, Input::Command(Command::Goodbye));
-                        self.stop_at = Some(now + GOODBYE_TIME);
-                    }
-                }
-            }
-        }
-        self.boxes.requests = requests;
-    }
-
     /// Does what the core said; true when that gave new facts to hand over.
     fn act(&mut self) -> bool {
         let now = clock::now();
@@ -512,82 +477,6 @@ impl TurnLoop {
             next = next.min(self.measure_at);
         }
         next
-    }
-
-    /// Keeps the interface's MTU at what one datagram carries, unless it was set by hand.
-    fn fit_mtu(&mut self) {
-        let Parts { config, planes, mtu, .. } = &mut self.parts;
-        let Some(interface) = config.interface.as_ref().filter(|i| i.mtu.is_none()) else { return };
-        let wanted = settings::interface_mtu(config, planes.udp.as_ref().and_then(Udp::size_min));
-        if wanted == *mtu {
-            return;
-        }
-        if let (Device::Tun(_), Some(netlink)) = (&planes.device, &planes.netlink) {
-            tracing::info!(
-                interface = interface.name,
-                from = *mtu,
-                to = wanted,
-                "MTU follows the path"
-            );
-            netlink.set_mtu(&interface.name, wanted);
-        }
-        *mtu = wanted;
-    }
-
-    fn reload(&mut self, now: Time, config: Config) -> Result<Vec<String>, String> {
-        let lines = reload::diff(&self.parts.config, &config)?;
-        let options = settings::options(&config, self.parts.plan.as_ref(), &self.parts.identity);
-        self.parts.config = config;
-        self.set_peers();
-        self.measure_at = now;
-        self.turn(now, Input::Command(Command::Configure(Box::new(options))));
-        Ok(lines)
-    }
-
-    fn set_peers(&mut self) {
-        let Parts { config, planes, .. } = &mut self.parts;
-        if let Some(udp) = &mut planes.udp {
-            udp.set_peers(settings::endpoints(config));
-        }
-        if let Some(tcp) = &mut planes.tcp {
-            tcp.set_peers(config.peers.iter().map(|p| (p.id, p.endpoints.clone())));
-        }
-        if let Some(netlink) = &planes.netlink {
-            netlink.set_peers(settings::watched(config));
-        }
-    }
-
-    fn document(&self, now: Time) -> document::Document {
-        let Parts { config, planes, .. } = &self.parts;
-        let mut warnings = Vec::new();
-        if config.plaintext {
-            warnings.push("security.plaintext: FRAMES TRAVEL UNENCRYPTED".into());
-        }
-        warnings.extend(self.parts.warnings.iter().cloned());
-        warnings.extend(self.device_trouble.clone());
-        warnings.extend(planes.netlink.as_ref().and_then(NetlinkPlane::trouble));
-        if self.parts.hooks.dropped() > 0 {
-            warnings.push(format!("{} events were not told to hooks", self.parts.hooks.dropped()));
-        }
-        let interface =
-            config.interface.as_ref().filter(|_| !matches!(planes.device, Device::None));
-        let around = Surroundings {
-            node: document::Node {
-                id: config.node.id.get(),
-                name: config.node.name.clone(),
-                version: env!("CARGO_PKG_VERSION").into(),
-                uptime_s: now.since(self.started).as_secs_f64(),
-                realtime: self.parts.identity.realtime,
-            },
-            interface: interface.map(|i| document::Interface {
-                name: i.name.clone(),
-                address: format!("{}/{}", i.address, i.prefix),
-                mtu: self.parts.mtu,
-            }),
-            warnings,
-        };
-        let volumes = planes.store.iter().flat_map(StorePlane::status);
-        status::document(&self.parts.node, now, around, volumes)
     }
 
     /// Ends every thread and gives everything back, within bounds.

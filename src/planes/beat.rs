@@ -170,9 +170,24 @@ impl BeatPlane {
         Ok(Self { shared, thread: Some(thread), waiting: VecDeque::new(), granted, dropped: 0 })
     }
 
-    /// Passes an order of the core on. Orders are never lost: they carry keys.
+    /// Passes an order of the core on. Those that carry keys or addresses are never lost; of
+    /// words, which are said again, the newest stay when the thread takes nothing.
     pub(crate) fn order(&mut self, order: BeatOrder) {
+        if self.waiting.len() >= 2 * QUEUE {
+            self.waiting.retain(|item| {
+                !matches!(
+                    item,
+                    ToBeat::Datagram { .. }
+                        | ToBeat::Order(BeatOrder::Say { .. } | BeatOrder::Now { .. })
+                )
+            });
+        }
         self.waiting.push_back(ToBeat::Order(order));
+    }
+
+    /// Whether the thread still beats.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// Passes a beat on that arrived at the data socket.

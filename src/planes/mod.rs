@@ -12,9 +12,11 @@
 
 pub(crate) mod beat;
 pub mod channel;
+mod framing;
 pub(crate) mod netlink;
 pub(crate) mod queue;
 pub(crate) mod store;
+pub(crate) mod store_queue;
 pub(crate) mod tcp;
 pub(crate) mod tun;
 pub(crate) mod udp;

@@ -7,167 +7,23 @@
 //! ```
 //!
 //! Awkward cases:
-//! * The queue is one, so that nothing overtakes (a cursor must not arrive before its frames).
-//!   When frames fill it, the thread that reads lanes waits: the records stay unread on the
-//!   volume, which is what a lane is for. Facts are small and never wait, so the keeper never
-//!   stops beating: measurements are dropped when there are too many, of everything else the
-//!   newest per kind and node stays.
 //! * A volume that is not there yet (a device that appears late, a read error) is waited for and
 //!   the daemon runs meanwhile; what an operator must correct refuses the start.
 //! * Volumes are numbered by their path as the file system knows it: two names of one file are
 //!   one volume.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
-use bytes::Bytes;
 use failover::{NodeId, StorageFault, VolumeFact, VolumeId, VolumeOrder};
 use volumes::{AttachError, AttachOptions, Fact, Handle, IoFault, IoFaultKind, Mode};
 
-use super::queue::Bell;
-use crate::sys::clock;
-
-/// Frames waiting for the loop: two of the largest records.
-const FRAME_BYTES_MAX: usize = 4 << 20;
-/// Facts waiting for the loop, measurements included.
-const FACTS_MAX: usize = 1024;
-
-/// Something a volume has for the loop.
-#[derive(Debug)]
-pub(crate) enum FromStore {
-    /// Frames of one record.
-    Frames {
-        from: NodeId,
-        frames: Vec<Bytes>,
-    },
-    /// A mailbox changed.
-    Mailbox {
-        from: NodeId,
-        bytes: Bytes,
-    },
-    Fact(VolumeId, VolumeFact),
-}
-
-impl FromStore {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Frames { frames, .. } => frames.iter().map(|f| f.len() + 64).sum(),
-            Self::Mailbox { bytes, .. } => bytes.len(),
-            Self::Fact(..) => 0,
-        }
-    }
-
-    /// A fact may be dropped when another says the same of the same, and measurements always.
-    fn fact_key(&self) -> Option<(VolumeId, FactKey)> {
-        let Self::Fact(volume, fact) = self else { return None };
-        let key = match fact {
-            VolumeFact::BeatWritten { .. }
-            | VolumeFact::TableRead { .. }
-            | VolumeFact::RecordWritten { .. } => FactKey::Measurement,
-            VolumeFact::Attached => FactKey::State,
-            VolumeFact::Fault { .. } => FactKey::State,
-            VolumeFact::PeerBeat { node, .. } => FactKey::Beat(*node),
-            VolumeFact::Drained { to } => FactKey::Drained(*to),
-            VolumeFact::Cursor { from, ring, .. } => {
-                FactKey::Cursor(*from, matches!(ring, failover::Ring::Express))
-            }
-            VolumeFact::Refused { to } => FactKey::Refused(*to),
-        };
-        Some((*volume, key))
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FactKey {
-    Measurement,
-    State,
-    Beat(NodeId),
-    Drained(NodeId),
-    Cursor(NodeId, bool),
-    Refused(NodeId),
-}
-
-/// The queue from the threads of volumes to the loop.
-#[derive(Debug)]
-pub(crate) struct StoreQueue {
-    state: Mutex<QueueState>,
-    room: Condvar,
-    bell: Bell,
-}
-
-#[derive(Debug, Default)]
-struct QueueState {
-    items: VecDeque<FromStore>,
-    frame_bytes: usize,
-    facts: usize,
-    closed: bool,
-}
-
-impl StoreQueue {
-    pub(crate) fn new(bell: Bell) -> Self {
-        Self { state: Mutex::default(), room: Condvar::new(), bell }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, item: FromStore) {
-        let mut state = self.lock();
-        if let Some(key) = item.fact_key() {
-            if state.facts >= FACTS_MAX {
-                if key.1 == FactKey::Measurement {
-                    return;
-                }
-                if let Some(at) = state.items.iter().rposition(|i| i.fact_key() == Some(key)) {
-                    state.items.remove(at);
-                    state.facts -= 1;
-                }
-            }
-            state.facts += 1;
-        } else {
-            let bytes = item.bytes();
-            // One item always fits, whatever its size.
-            while state.frame_bytes > 0
-                && state.frame_bytes + bytes > FRAME_BYTES_MAX
-                && !state.closed
-            {
-                state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            state.frame_bytes += bytes;
-        }
-        if state.closed {
-            return;
-        }
-        state.items.push_back(item);
-        drop(state);
-        self.bell.ring();
-    }
-
-    /// Takes everything.
-    pub(crate) fn take(&self, into: &mut VecDeque<FromStore>) {
-        debug_assert!(into.is_empty());
-        let mut state = self.lock();
-        std::mem::swap(&mut state.items, into);
-        state.frame_bytes = 0;
-        state.facts = 0;
-        drop(state);
-        self.room.notify_all();
-    }
-
-    /// Nobody will take anything any more: whoever waits goes on.
-    pub(crate) fn close(&self) {
-        let mut state = self.lock();
-        state.closed = true;
-        state.items.clear();
-        drop(state);
-        self.room.notify_all();
-    }
-}
+use super::store_queue::{FromStore, StoreQueue};
+use crate::sys::{clock, sched};
 
 /// What a volume is to this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,7 +143,7 @@ impl StorePlane {
             refused: BTreeSet::new(),
         };
         for (volume, number) in plan.volumes.iter().zip(0..) {
-            let handle = attach_one(volume, VolumeId(number), settings, &plane.queue)
+            let handle = attach_nicely(volume, VolumeId(number), settings, &plane.queue)
                 .map_err(|error| VolumeRefused { path: volume.path.clone(), error })?;
             plane.volumes.push(Attached {
                 plan: volume.clone(),
@@ -380,6 +236,27 @@ impl Attached {
         let mode = if self.active { Mode::Active } else { Mode::Standby { interval } };
         self.handle.set_reader_mode(mode);
     }
+}
+
+/// Threads inherit the nice value of who starts them: those of volumes carry packets like the
+/// loop does, so they are started from a thread that is as nice as the loop, and gone afterwards.
+fn attach_nicely(
+    plan: &VolumePlan,
+    id: VolumeId,
+    settings: StoreSettings,
+    queue: &Arc<StoreQueue>,
+) -> Result<Handle, AttachError> {
+    std::thread::scope(|scope| {
+        let starter = std::thread::Builder::new().name("sidepath-start".into());
+        starter
+            .spawn_scoped(scope, || {
+                sched::nicest();
+                attach_one(plan, id, settings, queue)
+            })
+            .map_err(|e| AttachError::Thread { detail: e.to_string() })?
+            .join()
+            .unwrap_or_else(|_| Err(AttachError::Thread { detail: "it panicked".into() }))
+    })
 }
 
 fn attach_one(
@@ -504,46 +381,6 @@ const fn ring_of(ring: failover::Ring) -> volumes::Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn node(id: u8) -> NodeId {
-        NodeId::new(id).unwrap()
-    }
-
-    fn frames(bytes: usize) -> FromStore {
-        FromStore::Frames { from: node(2), frames: vec![vec![0; bytes].into()] }
-    }
-
-    #[test]
-    fn frames_wait_for_room_and_facts_do_not() {
-        let queue = Arc::new(StoreQueue::new(Bell::default()));
-        queue.push(frames(FRAME_BYTES_MAX + 1));
-        let reader = std::thread::spawn({
-            let queue = Arc::clone(&queue);
-            move || queue.push(frames(1000))
-        });
-        for beat in 0..5000 {
-            let fact =
-                VolumeFact::PeerBeat { node: node(2), epoch: 1, beat, interval: Duration::ZERO };
-            queue.push(FromStore::Fact(VolumeId(0), fact));
-            let latency = Duration::ZERO;
-            queue.push(FromStore::Fact(VolumeId(0), VolumeFact::TableRead { latency }));
-        }
-        let mut taken = VecDeque::new();
-        queue.take(&mut taken);
-        assert!(matches!(taken[0], FromStore::Frames { .. }));
-        assert!(taken.len() <= FACTS_MAX + 2, "{}", taken.len());
-        let newest = taken
-            .iter()
-            .any(|i| matches!(i, FromStore::Fact(_, VolumeFact::PeerBeat { beat: 4999, .. })));
-        assert!(newest, "the newest beat stays");
-        reader.join().unwrap();
-        taken.clear();
-        queue.take(&mut taken);
-        assert_eq!(taken.len(), 1);
-        queue.push(frames(FRAME_BYTES_MAX));
-        queue.close();
-        queue.push(frames(FRAME_BYTES_MAX));
-    }
 
     #[test]
     fn two_names_of_one_volume_are_one() {
