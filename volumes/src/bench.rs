@@ -271,7 +271,15 @@ impl Pair {
         while Instant::now() < until {
             pace.pause();
             frame[..8].copy_from_slice(&self.now().to_le_bytes());
-            self.send(&frame);
+            let before = self.arrived.load(Ordering::Relaxed);
+            if !self.send(&frame) {
+                continue;
+            }
+            // One at a time, as the raw writer, which waits for its own write: otherwise one
+            // stall of the medium is one sample there and hundreds here.
+            while self.arrived.load(Ordering::Relaxed) == before && Instant::now() < until {
+                std::thread::sleep(Duration::from_micros(100));
+            }
         }
         std::thread::sleep(Duration::from_millis(20));
         std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner))
