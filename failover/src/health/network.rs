@@ -21,8 +21,9 @@ const HINT: Duration = Duration::from_millis(60);
 const REPORT_LIFE: Duration = Duration::from_millis(300);
 /// Data without a trace is given up after this, although beats pass.
 const STALL_DOWN: Duration = Duration::from_millis(500);
-/// Our own loop may be late by this without being excused.
-const OWN_LATENESS: Duration = Duration::from_millis(30);
+/// Our own loop may be late by this without being excused: beats carry the moment they came off
+/// the wire, so only a pause of the whole process hides them.
+const OWN_LATENESS: Duration = Duration::from_millis(100);
 /// The first beat after the due moment by which a storage reader should be awake.
 const AWAKE: Duration = Duration::from_millis(4);
 
@@ -48,6 +49,9 @@ pub(crate) struct Network {
     our_interval: Duration,
     /// The interval before the present one, and until when the peer may still go by it.
     former_interval: (Duration, Time),
+    /// Our own lateness was excused since the peer was last heard: once is enough, or a loop that
+    /// is always late would never blame anybody.
+    excused: bool,
     /// Inbound has not been up since.
     silent_since: Option<Time>,
     /// The peer heard us at about this moment, and said so at that one.
@@ -103,6 +107,7 @@ impl Network {
             their_interval: Duration::from_millis(50),
             our_interval: Duration::from_millis(50),
             former_interval: (Duration::ZERO, Time::ZERO),
+            excused: false,
             silent_since: Some(Time::ZERO),
             confirmed_at: Time::ZERO,
             reported_at: Time::ZERO,
@@ -178,6 +183,7 @@ impl Network {
         if self.heard_at.is_none_or(|before| at > before) {
             self.heard_at = Some(at);
             self.due = self.due.max(at + self.their_interval);
+            self.excused = false;
         }
     }
 
@@ -193,7 +199,10 @@ impl Network {
 
     /// How long data sent by the network has left no trace there.
     pub(crate) fn data_silence(&mut self, silence: Duration) {
-        self.stall = silence.saturating_sub(self.their_loop_age);
+        // A loop that was late when the last beat left is later still by now.
+        let busy = self.their_loop_age > Duration::from_millis(5);
+        let excuse = self.their_loop_age + if busy { self.their_interval } else { Duration::ZERO };
+        self.stall = silence.saturating_sub(excuse);
         self.stall_limit =
             self.rtt.unwrap_or_default().saturating_mul(4).max(Duration::from_millis(30));
     }
@@ -201,7 +210,8 @@ impl Network {
     /// Our own loop woke later than it wanted: what waited in the meantime was read before this,
     /// but nobody could have beaten into a process that was stopped.
     pub(crate) fn excuse(&mut self, late: Duration) {
-        if late > OWN_LATENESS && self.silent_since.is_none() {
+        if late > OWN_LATENESS && self.silent_since.is_none() && !self.excused {
+            self.excused = true;
             self.due += late;
             self.confirmed_at += late;
         }
@@ -493,6 +503,8 @@ mod tests {
         network.excuse(Duration::from_secs(10));
         assert_eq!(network.inbound(Time(11_030 * MS)).0, Verdict::Up);
         assert_eq!(network.inbound(Time(11_031 * MS)).0, Verdict::Suspect);
+        network.excuse(Duration::from_secs(10));
+        assert_eq!(network.inbound(Time(11_031 * MS)).0, Verdict::Suspect, "once per silence");
     }
 
     #[test]

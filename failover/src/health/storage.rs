@@ -20,6 +20,9 @@ const REPORT_LIFE: Duration = Duration::from_millis(400);
 /// A single failed operation is suspicious; one that nothing heals in this time is an outage.
 const FAULT_DOWN: Duration = Duration::from_millis(300);
 
+/// Our own loop may be late by this without being excused.
+const OWN_LATENESS: Duration = Duration::from_millis(100);
+
 /// The storage path to one peer.
 #[derive(Debug)]
 pub(crate) struct Storage {
@@ -37,6 +40,8 @@ pub(crate) struct Storage {
     latency: Option<Duration>,
     heard_at: Option<Time>,
     goodbye: bool,
+    /// Our own lateness was excused since the last fact.
+    excused: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +80,7 @@ impl Storage {
             latency: None,
             heard_at: None,
             goodbye: false,
+            excused: false,
         }
     }
 
@@ -103,6 +109,7 @@ impl Storage {
     /// A fact about the volume our lane to the peer lies on (`sends`), or the one its lane to us
     /// is read from (`receives`), or both.
     pub(crate) fn fact(&mut self, now: Time, fact: &VolumeFact, sends: bool, receives: bool) {
+        self.excused = false;
         match fact {
             VolumeFact::Attached if sends => {
                 self.attached = true;
@@ -156,6 +163,9 @@ impl Storage {
 
     /// Our own loop slept: facts could not reach it.
     pub(crate) fn excuse(&mut self, late: Duration) {
+        if late < OWN_LATENESS || std::mem::replace(&mut self.excused, true) {
+            return;
+        }
         for at in [&mut self.written_at, &mut self.read_at].into_iter().flatten() {
             *at += late;
         }

@@ -6,6 +6,8 @@
 
 /// Numbers the wheel holds.
 pub(super) const SIZE: u64 = 1 << 17;
+const WORDS: usize = 1 << 11;
+const _: () = assert!(WORDS as u64 * 64 == SIZE);
 
 /// The window of one channel.
 #[derive(Debug)]
@@ -29,7 +31,7 @@ pub(crate) enum Insert {
 
 impl Window {
     pub(crate) fn new() -> Self {
-        Self { base: 1, end: 1, bits: vec![0; SIZE as usize / 64] }
+        Self { base: 1, end: 1, bits: vec![0; WORDS] }
     }
 
     /// Everything below is settled.

@@ -62,7 +62,7 @@ impl View {
         let (flow, class) = match network.fragment {
             Some((id, false)) => {
                 hash.add(&id.to_le_bytes());
-                fragments.find(hash.0).unwrap_or((pair, class(&network, None, rules)))
+                fragments.find(hash.0).unwrap_or_else(|| (pair, class(&network, None, rules)))
             }
             fragment => {
                 let ports = ports(network.protocol, network.transport);

@@ -184,9 +184,7 @@ impl Peer {
     /// Everything that is worth doing once per batch of inputs.
     pub(crate) fn finish(&mut self, now: Time, late: Duration, world: &mut dyn World) {
         self.network.excuse(late);
-        if late > Duration::from_millis(30) {
-            self.storage.excuse(late);
-        }
+        self.storage.excuse(late);
         self.end_drill(now, world);
         self.handshake(now, world);
         self.judge(now, world);
@@ -229,7 +227,9 @@ impl Peer {
             storage: storage.0,
             storage_reason: storage.1,
             proven_since: self.recovery.proven_since(),
-            drained: self.outbox_empty
+            // Looked at only where it matters: it walks through everything kept.
+            drained: matches!(self.path.state(), State::Returning { .. })
+                && self.outbox_empty
                 && self.express.tx.independent_of_storage()
                 && self.datagram.tx.independent_of_storage(),
         }

@@ -199,7 +199,7 @@ impl Peer {
     fn pulses(&mut self, now: Time, world: &mut dyn World) {
         let wanted = self.wants_quick_beats(now) || self.speech.goodbye;
         let urgent = std::mem::take(&mut self.speech.urgent);
-        if !wanted && !(urgent && self.storage.is_configured()) {
+        if !(wanted || urgent && self.storage.is_configured()) {
             self.speech.pulse_at = Time::NEVER;
             return;
         }

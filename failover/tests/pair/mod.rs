@@ -44,7 +44,7 @@ impl World for Hands {
     fn random(&mut self, buffer: &mut [u8]) {
         for byte in buffer {
             self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
-            *byte = (self.random >> 40) as u8;
+            *byte = self.random.to_be_bytes()[2];
         }
     }
 
