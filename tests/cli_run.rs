@@ -3,7 +3,8 @@
 mod cli;
 
 use std::{
-    net::UdpSocket,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
     process::{Child, Stdio},
     time::{Duration, Instant},
 };
@@ -14,6 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 struct Pair {
     room: Room,
     daemons: Vec<Child>,
+    /// Where alpha serves `/metrics`.
+    metrics: u16,
 }
 
 const NAMES: [&str; 2] = ["alpha", "beta"];
@@ -28,6 +31,8 @@ impl Pair {
         let keys = NAMES.map(|name| room.key(&format!("{name}.key")));
         let ports = [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
         let ports = ports.map(|socket| socket.local_addr().unwrap().port());
+        let metrics = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let metrics = metrics.map(|socket| socket.local_addr().unwrap().port());
         for (index, name) in NAMES.iter().enumerate() {
             let other = 1 - index;
             let text = format!(
@@ -36,17 +41,19 @@ impl Pair {
                  [network]\nlisten = \"127.0.0.1:{}\"\n\
                  [storage]\nvolume = \"volume\"\nsingle_host = true\n\
                  [[peer]]\nid = {}\nname = \"{}\"\npublic_key = \"{}\"\n\
-                 endpoints = [\"127.0.0.1:{}\"]\n",
+                 endpoints = [\"127.0.0.1:{}\"]\n\
+                 [metrics]\nlisten = \"127.0.0.1:{}\"\n",
                 index + 1,
                 ports[index],
                 other + 1,
                 NAMES[other],
                 keys[other],
-                ports[other]
+                ports[other],
+                metrics[index]
             );
             room.write(&format!("{name}.toml"), &text);
         }
-        let mut pair = Self { room, daemons: Vec::new() };
+        let mut pair = Self { room, daemons: Vec::new(), metrics: metrics[0] };
         for name in NAMES {
             let log = std::fs::File::create(pair.room.join(&format!("{name}.log"))).unwrap();
             let config = format!("{name}.toml");
@@ -79,6 +86,15 @@ impl Pair {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// One HTTP request to alpha's metrics.
+    fn http(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     fn log(&self, name: &str) -> String {
@@ -119,6 +135,14 @@ fn a_pair_from_start_to_stop() {
     assert!(done.stdout.contains("beta seq=1 out=network back=network time="), "{done:?}");
     let done = pair.ask(&["ping", "beta", "-c", "1", "--via", "storage"]);
     assert!(done.stdout.contains("beta seq=1 out=storage back=storage time="), "{done:?}");
+
+    let page = pair.http("GET /metrics HTTP/1.1\r\nHost: alpha\r\n\r\n");
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+    let route = "\nsidepath_route{peer=\"beta\",state=\"network\"} 1\n";
+    assert!(page.contains(route), "{page}");
+    assert!(pair.http("GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+    assert!(pair.http("PUT /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
+    assert!(pair.http("nonsense\r\n\r\n").starts_with("HTTP/1.1 400 "));
 
     let done = pair.ask(&["drill", "beta", "--cut", "network", "--for", "1s", "--json"]);
     assert_eq!(done.code, 0, "{done:?}");
