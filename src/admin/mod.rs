@@ -1,6 +1,6 @@
 //! The daemon as seen from outside while it runs: control socket, metrics, logs.
 //!
-//! Everything here asks the turn loop by [`Request`](crate::daemon::request::Request) and waits on
+//! Everything here asks the turn loop by [`Request`] and waits on
 //! threads of its own, so that a slow or hostile client delays nobody's packets.
 
 pub mod document;

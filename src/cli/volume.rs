@@ -257,7 +257,7 @@ fn bench(args: &Bench, out: &mut Out) -> Outcome {
 fn show_bench(report: &BenchReport, out: &mut Out) -> Outcome {
     let io = if report.direct_io { "direct I/O" } else { "through the page cache" };
     out.line(format!("{}  {io}", report.path))?;
-    let head = "                                    records        raw     ratio";
+    let head = format!("{:33} {:>9}  {:>9}  {:>9}", "", "records", "raw", "ratio");
     out.line(out.paint(Tone::Dim, head))?;
     let time = |us| show_duration(Duration::from_micros(us));
     let (ours, raw) = (&report.record_latency, &report.raw_latency);
