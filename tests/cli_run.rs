@@ -64,6 +64,7 @@ impl Pair {
             peer["network"]["state"] == "up"
                 && peer["storage"]["state"] == "up"
                 && peer["route"] == "network"
+                && peer["peer_route"] == "network"
         });
         pair
     }

@@ -272,9 +272,14 @@ impl Bench {
         let mut times: Vec<Duration> = Vec::new();
         for entry in fs::read_dir(self.log.parent().expect("a folder")).expect("it").flatten() {
             if entry.file_name().to_string_lossy().starts_with(&format!("{name}.")) {
-                // client, number, microseconds, script, and when.
+                // client, number, microseconds since it was due, script, two words of when, and
+                // microseconds it began late because all clients were busy.
                 let text = fs::read_to_string(entry.path()).unwrap_or_default();
-                let time = |line: &str| line.split(' ').nth(2)?.parse().ok();
+                let time = |line: &str| {
+                    let words: Vec<u64> =
+                        line.split(' ').filter_map(|word| word.parse().ok()).collect();
+                    Some(words.get(2)?.saturating_sub(*words.get(6)?))
+                };
                 times.extend(text.lines().filter_map(time).map(Duration::from_micros));
             }
         }

@@ -205,7 +205,11 @@ impl Node {
     pub(crate) fn describe(&self) {
         let status = self.cli(&["status", "--json"], Duration::from_secs(3));
         match status {
-            Ok(done) if done.ok() => println!("{} status: {}", self.name, done.stdout.trim()),
+            Ok(done) if done.ok() => {
+                let compact = serde_json::from_str::<serde_json::Value>(&done.stdout)
+                    .map_or(done.stdout, |value| value.to_string());
+                println!("{} status: {compact}", self.name);
+            }
             other => println!("{} status: {other:?}", self.name),
         }
         let log = fs::read(&self.log).unwrap_or_default();
