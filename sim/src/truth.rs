@@ -1,0 +1,63 @@
+//! What an all-knowing observer says about the paths, and since when.
+//!
+//! The nodes guess; this knows. A loss is excused only while, and shortly after, no path between
+//! the two was usable without a break.
+
+use std::collections::BTreeMap;
+
+/// A path must have worked for so long before a loss is nobody's fault but ours. It covers the
+/// time to live of a packet (5 s) and the time in which a path is found good again.
+pub const SETTLED: u64 = 10_000_000;
+
+/// Since when each path from one host to another works.
+#[derive(Debug, Default)]
+pub struct Truth {
+    pairs: BTreeMap<(u8, u8), Pair>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Pair {
+    network: Option<u64>,
+    storage: Option<u64>,
+    /// Until when packets may overtake each other.
+    disorder: u64,
+}
+
+impl Truth {
+    /// How things are now.
+    pub fn set(&mut self, now: u64, ends: (u8, u8), network: bool, storage: bool) {
+        let pair = self.pairs.entry(ends).or_default();
+        pair.network = network.then(|| pair.network.unwrap_or(now));
+        pair.storage = storage.then(|| pair.storage.unwrap_or(now));
+    }
+
+    /// A host started, stopped or slept: whatever worked works from now on.
+    pub fn restart(&mut self, now: u64, host: u8) {
+        for (ends, pair) in &mut self.pairs {
+            if ends.0 == host || ends.1 == host {
+                pair.network = pair.network.map(|_| now);
+                pair.storage = pair.storage.map(|_| now);
+                pair.disorder = pair.disorder.max(now + SETTLED);
+            }
+        }
+    }
+
+    /// Packets may overtake each other until then.
+    pub fn disorder(&mut self, until: u64, ends: (u8, u8)) {
+        let pair = self.pairs.entry(ends).or_default();
+        pair.disorder = pair.disorder.max(until);
+    }
+
+    /// Whether an overtaking is excused.
+    #[must_use]
+    pub fn excuses_disorder(&self, now: u64, ends: (u8, u8)) -> bool {
+        self.pairs.get(&ends).is_some_and(|p| now < p.disorder)
+    }
+
+    /// Whether a packet that found no way in time is excused.
+    #[must_use]
+    pub fn excuses_loss(&self, now: u64, ends: (u8, u8)) -> bool {
+        let settled = |since: Option<u64>| since.is_some_and(|s| s + SETTLED <= now);
+        self.pairs.get(&ends).is_none_or(|p| !settled(p.network) && !settled(p.storage))
+    }
+}
