@@ -8,7 +8,7 @@
 //!
 //! Planes owned by the turn loop (`tun`, `channel`, `udp`, `tcp`) are plain structs that never
 //! block. Planes with threads of their own (`beat`, `store`, `netlink`) hand what they have to a
-//! bounded [`queue::Queue`] and ring the [`queue::Bell`] of the loop.
+//! bounded `queue::Queue` and ring the `queue::Bell` of the loop.
 
 pub(crate) mod beat;
 pub mod channel;

@@ -280,10 +280,10 @@ fn attach_one(
         Ok(handle) => return Ok(handle),
         Err(error) => error,
     };
-    // A device may appear later; a file that is not there was misspelt.
-    let may_appear = plan.path.starts_with("/dev")
-        && matches!(&error, AttachError::Open(e)
-            if matches!(**e, volumes::media::OpenError::Missing { .. }));
+    // A device may appear later, a file system may be mounted later; that the name may be
+    // misspelt was warned of when the configuration was read.
+    let may_appear = matches!(&error, AttachError::Open(e)
+        if matches!(**e, volumes::media::OpenError::Missing { .. }));
     if error.is_input_error() && !may_appear {
         return Err(error);
     }
