@@ -24,6 +24,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How often the picture is redrawn.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
+/// Lines of the picture above the story.
+const PICTURE_HEAD: usize = 13;
 /// Bars of the graph.
 const BARS: usize = 60;
 const GRAPH: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -90,7 +92,8 @@ struct View {
 
 impl View {
     fn new(args: &Args, plan: Plan, out: &Out) -> Self {
-        let live = out.is_live() && !args.json && out.width() >= 60;
+        let (columns, rows) = out.size();
+        let live = out.is_live() && !args.json && columns >= 60 && rows >= 20;
         Self {
             json: args.json,
             live,
@@ -150,9 +153,12 @@ impl View {
         if self.lines > 0 {
             text.push_str(&format!("\x1b[{}A", self.lines));
         }
-        let width = out.width();
+        let (width, rows) = out.size();
         self.lines = 0;
-        for line in &picture {
+        // Taller than the screen it could not be redrawn; the oldest of the story goes.
+        let too_many = (picture.len() + 1).saturating_sub(rows);
+        let (head, story) = picture.split_at(PICTURE_HEAD.min(picture.len()));
+        for line in head.iter().chain(story.iter().skip(too_many)) {
             text.push_str(&fit(line, width));
             text.push_str("\x1b[K\n");
             self.lines += 1;

@@ -52,13 +52,13 @@ impl Out {
         self.live
     }
 
-    /// Columns of the terminal; 100 when there is none.
-    pub(crate) fn width(&self) -> usize {
+    /// Columns and rows of the terminal; 100 and 40 when there is none.
+    pub(crate) fn size(&self) -> (usize, usize) {
         rustix::termios::tcgetwinsize(io::stdout())
             .ok()
-            .map(|size| usize::from(size.ws_col))
-            .filter(|columns| *columns > 0)
-            .unwrap_or(100)
+            .map(|size| (usize::from(size.ws_col), usize::from(size.ws_row)))
+            .filter(|(columns, rows)| *columns > 0 && *rows > 0)
+            .unwrap_or((100, 40))
     }
 
     /// A word for stdout, coloured where colours are.
