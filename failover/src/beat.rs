@@ -225,6 +225,9 @@ impl Pulse {
             }
             BeatOrder::Keys { peer, generation, seal, open } => {
                 let target = self.target(peer);
+                // The peer may be another incarnation, whose clock began anew: what the old one
+                // stamped must not be echoed to it.
+                target.heard_network = None;
                 target.keys.insert(
                     0,
                     BeatKeys { generation, seal, open, next_number: 1, newest_heard: 0 },
@@ -355,6 +358,23 @@ mod tests {
         assert!(b.open(Time(0), &second).is_some());
         assert!(b.open(Time(0), &second).is_none());
         assert!(b.open(Time(0), &first).is_none(), "older than the newest");
+    }
+
+    #[test]
+    fn nothing_heard_under_old_keys_is_echoed_under_new_ones() {
+        let (mut a, mut b) = pair();
+        let beat = sent(&mut a, Time(1_000)).remove(0);
+        b.open(Time(1_400), &beat).expect("authentic");
+        let key = FrameKey::derive(&[3; 32], b"b");
+        let (seal, open) = (key.clone(), key.clone());
+        let peer = NodeId::new(1).unwrap();
+        b.order(Time(2_000), BeatOrder::Keys { peer, generation: 8, seal, open });
+        let (seal, open) = (key.clone(), key);
+        let peer = NodeId::new(2).unwrap();
+        a.order(Time(2_000), BeatOrder::Keys { peer, generation: 8, seal, open });
+        let back = sent(&mut b, Time(2_400)).remove(0);
+        let heard = a.open(Time(2_900), &back).expect("authentic");
+        assert_eq!(heard.beat.heard_network, None);
     }
 
     #[test]

@@ -279,3 +279,34 @@ fn storage_trouble_does_not_touch_a_good_network() {
     assert_eq!(pair.sides[0].peer(pair.now).storage.state, Verdict::Up);
     assert!(pair.arrived(1).1 <= 3);
 }
+
+#[test]
+fn a_drill_of_both_paths_isolates() {
+    let mut pair = Pair::settled();
+    let length = Duration::from_secs(4);
+    for side in 0..2 {
+        let peer = pair.sides[1 - side].id;
+        pair.command(side, Command::Drill { peer, cut: Cut::Both, length, force: true });
+    }
+    pair.stream(1, 3500);
+    assert_eq!(routes(&pair), [Route::Isolated; 2]);
+    pair.run(500);
+    pair.run(5000);
+    assert_eq!(routes(&pair), [Route::Network; 2]);
+    for side in 0..2 {
+        assert_eq!(pair.arrived(side).0, all(1, 3500), "nothing outlived its time to live");
+    }
+}
+
+#[test]
+fn suspicion_is_never_lifted_by_old_news() {
+    let mut pair = Pair::settled();
+    pair.stream(1, 100);
+    pair.network = [false; 2];
+    pair.stream(101, 400);
+    let back = |e: &Event| matches!(e, Event::RouteChanged { to: Route::Network, .. });
+    for side in &pair.sides {
+        let settled = side.events.iter().filter(|e| back(e)).count();
+        assert_eq!(settled, 1, "{:?}", side.events);
+    }
+}

@@ -3,7 +3,8 @@
 //! *Inbound*: we hear its beats in time. *Outbound*: it tells us that it hears ours, by whichever
 //! path its report comes. While we hear the peer by the network its reports are at most a beat
 //! old. When we do not, most networks have died both ways, so inbound's verdict stands for both,
-//! unless a report that reached us *since then* by storage says that we are heard all the same.
+//! unless a report by storage says that we were heard *after* we should have heard the peer: a
+//! report of what was heard before the silence began proves nothing about it.
 //!
 //! Data counts, not only beats: when frames sent by the network leave no trace there while beats
 //! pass (a hole for large packets, loss in one direction, collapse), outbound is suspect, too.
@@ -19,6 +20,8 @@ const PATIENCE_MAX: Duration = Duration::from_millis(500);
 const HINT: Duration = Duration::from_millis(60);
 /// A report by storage is believed for as long: pulses come every 100 ms.
 const REPORT_LIFE: Duration = Duration::from_millis(300);
+/// A report's moments carry the transit of a beat and of the report.
+const VOUCH_SLACK: Duration = Duration::from_millis(3);
 /// Data without a trace is given up after this, although beats pass.
 const STALL_DOWN: Duration = Duration::from_millis(500);
 /// Our own loop may be late by this without being excused: beats carry the moment they came off
@@ -269,9 +272,8 @@ impl Network {
             Verdict::Disabled => return inbound,
             Verdict::Up => self.reported(self.reported_at),
             Verdict::Suspect | Verdict::Down => {
-                let since = self.silent_since.unwrap_or(now);
                 let fresh = self.reported_by == Path::Storage
-                    && self.reported_at > since
+                    && self.confirmed_at > self.due + VOUCH_SLACK
                     && now.since(self.reported_at) < REPORT_LIFE
                     && self.link_down_since.is_none()
                     && !self.goodbye;
@@ -461,6 +463,8 @@ mod tests {
         network.update(now);
         assert_eq!(network.outbound(now).0, Verdict::Down, "no report since: both are gone");
         let later = Time(1065 * MS);
+        network.pulse(later, &beat(1064, 60));
+        assert_eq!(network.outbound(later).0, Verdict::Down, "heard before the silence: no news");
         network.pulse(later, &beat(1064, 6));
         assert_eq!(network.inbound(later).0, Verdict::Down);
         assert_eq!(network.outbound(later).0, Verdict::Up);

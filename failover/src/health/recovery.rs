@@ -38,6 +38,8 @@ impl Recovery {
     pub(crate) fn beat(&mut self, at: Time, beat: &Beat) {
         if let Some(echo) = beat.heard_network
             && echo.stamp > self.last_echo
+            // A stamp from the future was made by an earlier incarnation of ours, before a reboot.
+            && echo.stamp <= at.micros()
         {
             self.last_echo = echo.stamp;
             self.beats = self.beats.saturating_add(1);

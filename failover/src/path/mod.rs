@@ -252,14 +252,15 @@ impl Machine {
         Move { from, to, reason }
     }
 
-    /// When the choice may change by time alone.
-    pub(crate) fn next(&self, proven_since: Option<Time>) -> Time {
-        match (self.state, proven_since) {
+    /// When the choice may change by time alone; never, when only new evidence can change it.
+    pub(crate) fn next(&self, now: Time, proven_since: Option<Time>) -> Time {
+        let at = match (self.state, proven_since) {
             (State::Hedging { since }, _) => since + HEDGE_MIN,
             (State::Returning { since }, _) => since + RETURN_MIN,
             (State::Storage, Some(since)) => since + self.hold_now(),
             _ => Time::NEVER,
-        }
+        };
+        if at > now { at } else { Time::NEVER }
     }
 }
 
@@ -340,6 +341,13 @@ mod tests {
         e.drained = true;
         assert!(machine.choose(T0 + Duration::from_secs(5), &e).is_some());
         assert_eq!(machine.route(), Route::Network);
+    }
+
+    #[test]
+    fn a_minimum_time_that_is_over_asks_for_no_more_turns() {
+        let machine = machine(State::Hedging { since: T0 });
+        assert_eq!(machine.next(T0, None), T0 + HEDGE_MIN);
+        assert_eq!(machine.next(T0 + HEDGE_MIN, None), Time::NEVER);
     }
 
     #[test]

@@ -74,8 +74,16 @@ impl Peer {
             return;
         }
         self.keys_proved = true;
+        self.beat_keys(world);
+    }
+
+    /// Gives the pulse the current keys, once: a beat's number is never used again under a key.
+    fn beat_keys(&mut self, world: &mut dyn World) {
         let peer = self.id();
-        if let Some(keys) = self.keyring.current() {
+        if let Some(keys) = self.keyring.current()
+            && self.beat_generation != Some(keys.generation)
+        {
+            self.beat_generation = Some(keys.generation);
             world.put(Output::Beat(BeatOrder::Keys {
                 peer,
                 generation: keys.generation,
@@ -143,6 +151,9 @@ impl Peer {
         let peer = self.id();
         if peer_epoch != self.link_epoch {
             self.new_incarnation(peer_epoch, world);
+            // There are no older keys that work: waiting for the proof would make both deaf to
+            // beats, and a peer that believes only in storage may have no other way to prove it.
+            self.beat_keys(world);
         }
         world.put(Output::Event(Event::KeysAgreed { peer, generation, peer_epoch }));
         // Whatever comes first under the new keys proves them to the peer.
@@ -220,10 +231,17 @@ impl Peer {
         if !sends && !receives {
             return;
         }
+        if self.is_cut(Path::Storage) {
+            // As if the volume were gone: neither our beats nor our reads count for this peer.
+            if let VolumeFact::Drained { .. } = fact {
+                self.outbox_empty = true;
+            }
+            return;
+        }
         self.storage.fact(now, fact, sends, receives);
         match fact {
             VolumeFact::PeerBeat { node, epoch, beat, interval }
-                if *node == self.id() && receives && !self.is_cut(Path::Storage) =>
+                if *node == self.id() && receives =>
             {
                 self.storage.peer_beat(now, *epoch, *beat, *interval);
                 self.speech.storage_beat(*beat, now);
@@ -277,6 +295,7 @@ impl Peer {
             Control::Probe { id, .. } => self.speech.answer_probe(id),
             Control::ProbeReply { id } => self.recovery.answered(id),
             Control::Ping { id, back_as_came } => self.speech.answer_ping(id, path, back_as_came),
+            Control::Knock => self.wake_storage(now),
             Control::Pong { id, out_by_storage } => {
                 if let Some(started) = self.speech.ping_returned(id) {
                     world.put(Output::Event(Event::PingReply {

@@ -50,6 +50,8 @@ pub(crate) struct Peer {
     wants_keys: bool,
     /// The peer opened something of ours under the current keys.
     keys_proved: bool,
+    /// The generation of keys the pulse was given last.
+    beat_generation: Option<u32>,
     queues: Queues,
     express: Kept,
     datagram: Kept,
@@ -74,6 +76,8 @@ pub(crate) struct Peer {
     hedge_left: usize,
     /// The outbox holds nothing for this peer.
     outbox_empty: bool,
+    /// Something by storage is expected until then, although the network is up.
+    storage_awake_until: Time,
     /// Last record read from each ring of the peer's lane, and whether the peer knows.
     cursors: BTreeMap<bool, u64>,
     cursors_due: Time,
@@ -127,6 +131,7 @@ impl Peer {
             link_epoch: 0,
             wants_keys: false,
             keys_proved: false,
+            beat_generation: None,
             queues: Queues::new(timing.queue_bytes_max, timing.express_ttl, timing.write_ttl),
             express: Kept::new(Channel::Express, timing.express_ttl),
             datagram: Kept::new(Channel::Datagram, timing.write_ttl),
@@ -147,6 +152,7 @@ impl Peer {
             storage_window: outbound::StorageWindow::default(),
             hedge_left: 0,
             outbox_empty: true,
+            storage_awake_until: Time::ZERO,
             cursors: BTreeMap::new(),
             cursors_due: Time::NEVER,
             speech: speak::Speech::default(),
@@ -337,7 +343,8 @@ impl Peer {
     pub(crate) fn wants_storage(&self, now: Time) -> bool {
         self.storage.is_configured()
             && !self.network.said_goodbye()
-            && (self.network.is_late(now)
+            && (now < self.storage_awake_until
+                || self.network.is_late(now)
                 || self.path.route() != Route::Network
                 || self.peer_route.is_some_and(|r| r != Route::Network))
     }
@@ -346,6 +353,11 @@ impl Peer {
     pub(crate) fn wants_quick_beats(&self, now: Time) -> bool {
         self.storage.is_configured()
             && (self.network_judged(now).0 != Verdict::Up || self.path.route() != Route::Network)
+    }
+
+    /// Traffic by storage is expected although the network is up: a ping, for one.
+    fn wake_storage(&mut self, now: Time) {
+        self.storage_awake_until = now + Duration::from_secs(2);
     }
 
     pub(crate) fn set_storage_interval(&mut self, now: Time, interval: Duration) {
@@ -358,7 +370,7 @@ impl Peer {
         let mut next = self
             .network
             .next(now)
-            .min(self.path.next(proven))
+            .min(self.path.next(now, proven))
             .min(self.queues.next_stale())
             .min(self.speech.next())
             .min(self.cursors_due)

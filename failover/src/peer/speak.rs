@@ -303,6 +303,13 @@ impl Peer {
         if path == Path::Network && self.options.endpoints.is_empty() {
             return Err("no endpoint is configured for this peer".to_owned());
         }
+        if path == Path::Storage && self.path.route() == Route::Network {
+            // Both readers are in standby, and would look once a second.
+            self.wake_storage(now);
+            if let Some(knock) = self.control_frame(&Control::Knock) {
+                self.put(Path::Network, Ring::Express, knock, world);
+            }
+        }
         let message = Control::Ping { id, back_as_came: via != Via::Auto };
         let Some(frame) = self.control_frame(&message) else {
             return Err("no keys agreed with this peer yet".to_owned());

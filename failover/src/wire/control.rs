@@ -44,6 +44,8 @@ pub enum Control {
         /// The ping came by storage.
         out_by_storage: bool,
     },
+    /// Something is about to come by storage: a reader in standby is to wake.
+    Knock,
 }
 
 /// What a receiver says about both kept channels.
