@@ -227,13 +227,9 @@ impl Udp {
             }
             let full = error.kind() == io::ErrorKind::WouldBlock || code == Some(libc::ENOBUFS);
             if full {
-                // Nothing more fits now, for nobody.
-                for run in runs {
-                    self.refused += run.frames.len() as u64;
-                    refusals
-                        .entry(run.frames[0].peer)
-                        .or_insert_with(|| io::Error::other("send buffer full"));
-                }
+                // Nothing more fits now, for nobody. That says how busy we are and nothing about
+                // any path: the frames stay unacknowledged, and the link sends them again.
+                self.refused += runs.iter().map(|r| r.frames.len() as u64).sum::<u64>();
                 return;
             }
             if code == Some(libc::EMSGSIZE) {
