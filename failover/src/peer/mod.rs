@@ -32,6 +32,8 @@ use crate::{
 
 /// Traffic within this time makes beats quick.
 const BUSY: Duration = Duration::from_secs(2);
+/// How long storage is given, on the way back to the network, to have its last frames read.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(100);
 /// Keys are renewed after this, or after as many frames.
 const REKEY_AGE: Duration = Duration::from_secs(3600);
 const REKEY_FRAMES: u64 = 1 << 32;
@@ -218,6 +220,11 @@ impl Peer {
             let Some(moved) = self.path.choose(now, &evidence) else { break };
             self.moved(now, &moved, world);
         }
+        if let State::Returning { since } = self.path.state()
+            && now.since(since) >= DRAIN_PATIENCE
+        {
+            self.take_over_from_storage();
+        }
         self.tell(now, world);
     }
 
@@ -260,6 +267,9 @@ impl Peer {
                 }
             }
         }
+        if moved.to == State::Network {
+            self.take_over_from_storage();
+        }
         match moved.to {
             State::Hedging { .. } => self.hedge_left = outbound::HEDGE_BYTES,
             State::Storage if moved.from != State::Isolated => {
@@ -288,6 +298,16 @@ impl Peer {
             reason: moved.reason.clone(),
             drill: self.drill.is_some(),
         }));
+    }
+
+    /// What storage alone carries so far goes by the network, too: storage failed before it was
+    /// read, and nobody would send it again.
+    fn take_over_from_storage(&mut self) {
+        for tx in [&mut self.express.tx, &mut self.datagram.tx] {
+            if !tx.independent_of_storage() {
+                tx.rewind(Path::Network);
+            }
+        }
     }
 
     /// Tells changes of verdicts and of the peer's state as events.
