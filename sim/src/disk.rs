@@ -44,10 +44,12 @@ pub struct View {
     pub write_error: u32,
     /// a write is visible in part before its end,
     pub torn: u32,
-    /// a read begins a spell of stale reads,
+    /// a read begins a spell of stale reads, of up to `stale_for` microseconds,
     pub stale: u32,
     /// a bit is turned in what is read.
     pub flip: u32,
+    /// See `stale`.
+    pub stale_for: u64,
     /// Writes are refused so.
     pub refuses: Option<IoFaultKind>,
     /// It is not there.
@@ -67,6 +69,7 @@ impl View {
             write_error: 0,
             torn: 0,
             stale: 0,
+            stale_for: 100_000,
             flip: 0,
             refuses: None,
             gone: false,
@@ -82,6 +85,7 @@ impl View {
             && self.write_error == 0
             && self.refuses.is_none()
             && !self.gone
+            && (self.stale == 0 || self.stale_for <= 100_000)
             && self.latency * self.slow <= 5_000
     }
 }
@@ -95,6 +99,12 @@ pub(crate) struct Pending {
     pub(crate) done_at: u64,
     half: bool,
     failed: Option<IoFaultKind>,
+}
+
+impl Pending {
+    pub(crate) const fn is_write(&self) -> bool {
+        matches!(self.op, Op::Write { .. })
+    }
 }
 
 /// A write whose host died before it ended.
@@ -278,7 +288,7 @@ impl Disk {
         if half && let Op::Write { offset, data } = &op {
             self.forget_half(*offset, data.len());
         }
-        if let Some(kind) = failed.or(view.gone.then_some(IoFaultKind::Gone)) {
+        if let Some(kind) = failed.or_else(|| view.gone.then_some(IoFaultKind::Gone)) {
             return Err(fault(kind));
         }
         match op {
@@ -314,8 +324,10 @@ impl Disk {
         if self.halves.iter().any(|h| overlaps(&h)) {
             fired.count(Fault::TornRead);
         }
-        if rng.chance(view.stale) {
-            self.spells.insert(host, (now, now + rng.spread(500, 400_000)));
+        // Between two spells the cache is as good as new for a while.
+        let rested = self.spells.get(&host).is_none_or(|s| s.1 + 300_000 < now);
+        if rng.chance(view.stale) && rested {
+            self.spells.insert(host, (now, now + rng.spread(500, view.stale_for)));
         }
         let spell = self.spells.get(&host).copied().filter(|s| now < s.1);
         let flips = rng.chance(view.flip);
@@ -326,12 +338,13 @@ impl Disk {
         if let Some((since, _)) = spell {
             let mut changed = false;
             for (_, place, old) in self.history.iter().rev().take_while(|(t, ..)| *t >= since) {
-                for (i, byte) in old.iter().enumerate() {
-                    if let Some(slot) = (place + i).checked_sub(start).and_then(|i| out.get_mut(i))
-                    {
-                        changed |= *slot != *byte;
-                        *slot = *byte;
-                    }
+                let from = start.max(*place);
+                let until = (start + len).min(place + old.len());
+                if from < until {
+                    let target = &mut out[from - start..until - start];
+                    let before = &old[from - place..until - place];
+                    changed |= target != before;
+                    target.copy_from_slice(before);
                 }
             }
             if changed {

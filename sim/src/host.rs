@@ -63,7 +63,6 @@ impl Clock {
 /// Something for the turn loop.
 #[derive(Debug)]
 pub(crate) enum In {
-    Packet { flow: usize, first: u64 },
     Datagram { from: u8, bytes: Bytes },
     Tcp(Bytes),
     Heard(Heard),
@@ -100,7 +99,8 @@ pub(crate) struct Host {
     stored: Option<u64>,
     /// Datagrams that wait in the socket: when they came, from whom.
     pub(crate) socket: VecDeque<(u64, u8, Bytes)>,
-    pub(crate) tun: VecDeque<In>,
+    /// Packets of applications: flow and first unit.
+    pub(crate) tun: VecDeque<(usize, u64)>,
 }
 
 /// The core's surroundings during a turn.
@@ -173,7 +173,7 @@ impl Host {
         let seconds = 1_700_000_000 + now / 1_000_000;
         let high = self.stored.map_or(0, |s| s + 1).max(seconds);
         self.stored = Some(high);
-        let epoch = high << 32 | (rng.next() >> 32);
+        let epoch = high << 32 | (rng.draw() >> 32);
         let volume = VolumeId(0);
         let peers = (1..).zip(keys).filter(|(host, _)| *host != self.id);
         let peers = peers.map(|(host, key)| PeerOptions {
@@ -198,7 +198,7 @@ impl Host {
             plaintext: false,
         };
         let interval = failover::micros(Timing::default().storage_beat_active);
-        let nonce = rng.next();
+        let nonce = rng.draw();
         let store = Store::new(self.id, disk.superblock(), epoch, nonce, interval)
             .expect("the disk was formatted for this host");
         let shown = self.clock.shows(now);
@@ -221,6 +221,12 @@ impl Host {
             turned: shown,
             turns: 0,
         });
+    }
+
+    /// A write of the daemon is under way.
+    pub(crate) fn is_writing(&self) -> bool {
+        let seats = self.daemon.iter().flat_map(|d| &d.store.seats);
+        seats.filter_map(|s| s.pending.as_ref()).any(crate::disk::Pending::is_write)
     }
 
     /// The age of the turn loop, as a beat tells it.

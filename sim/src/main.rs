@@ -57,7 +57,7 @@ fn words() -> Result<Words, String> {
     };
     let mut args = std::env::args().skip(1);
     while let Some(word) = args.next() {
-        let mut value = || args.next().ok_or(format!("{word} needs a value"));
+        let mut value = || args.next().ok_or_else(|| format!("{word} needs a value"));
         let number = |v: String| v.parse::<u64>().map_err(|_| format!("{v} is no number"));
         match word.as_str() {
             "--seeds" => words.seeds = number(value()?)?,

@@ -97,6 +97,17 @@ pub(crate) enum Tcp {
     Refused,
 }
 
+/// What a standing stream does when it tries again.
+#[derive(Debug)]
+pub(crate) enum Retry {
+    /// It flows again: these frames arrive then.
+    Flows(Vec<(u64, Bytes)>),
+    /// It tries again then.
+    Later(u64),
+    /// The connection broke, and what waited is gone.
+    Broke,
+}
+
 /// All wires.
 #[derive(Debug)]
 pub struct Net {
@@ -214,31 +225,30 @@ impl Net {
         Tcp::Waits(0)
     }
 
-    /// A standing stream tries again: frames that arrive now, and when to try again. `Err`: the
-    /// connection broke and what waited is gone.
+    /// A standing stream tries again.
     pub(crate) fn retry(
         &mut self,
         now: u64,
         (from, to): (u8, u8),
         rng: &mut Rng,
         fired: &mut Fired,
-    ) -> Result<(Vec<(u64, Bytes)>, Option<u64>), ()> {
+    ) -> Retry {
         let passes = self.passes(from, to);
-        let Some(line) = self.lines.get_mut(&(from, to)) else { return Err(()) };
-        let Some(since) = line.stream.stuck_since else { return Ok((Vec::new(), None)) };
+        let Some(line) = self.lines.get_mut(&(from, to)) else { return Retry::Broke };
+        let Some(since) = line.stream.stuck_since else { return Retry::Flows(Vec::new()) };
         if passes {
             let waiting = std::mem::take(&mut line.stream.waiting);
             line.stream.stuck_since = None;
             line.stream.bytes = 0;
             let out = waiting.into_iter().map(|f| (line.flow(now, f.len(), rng), f)).collect();
-            return Ok((out, None));
+            return Retry::Flows(out);
         }
         if now.saturating_sub(since) > TCP_STUCK {
             fired.count(Fault::TcpBroken);
             line.stream = Stream::default();
-            return Err(());
+            return Retry::Broke;
         }
-        Ok((Vec::new(), Some(now + TCP_RETRY)))
+        Retry::Later(now + TCP_RETRY)
     }
 
     /// A host died: its connections are gone.

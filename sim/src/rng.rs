@@ -21,7 +21,7 @@ impl Rng {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         let s = &mut self.0;
         let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
         let t = s[1] << 17;
@@ -36,7 +36,7 @@ impl Rng {
 
     /// A number below `n`, which is not 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        u64::try_from((u128::from(self.next()) * u128::from(n)) >> 64).unwrap_or(0)
+        u64::try_from((u128::from(self.draw()) * u128::from(n)) >> 64).unwrap_or(0)
     }
 
     /// A number from `low` to `high`, both included.
@@ -64,7 +64,7 @@ impl Rng {
     /// Fills with random bytes.
     pub fn fill(&mut self, buffer: &mut [u8]) {
         for chunk in buffer.chunks_mut(8) {
-            let bytes = self.next().to_le_bytes();
+            let bytes = self.draw().to_le_bytes();
             chunk.copy_from_slice(&bytes[..chunk.len()]);
         }
     }
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_seed_repeats_and_chances_are_about_right() {
         let (mut a, mut b) = (Rng::new(7), Rng::new(7));
-        assert!((0..100).all(|_| a.next() == b.next()));
+        assert!((0..100).all(|_| a.draw() == b.draw()));
         let hits = (0..100_000).filter(|_| a.chance(100_000)).count();
         assert!((9_500..10_500).contains(&hits), "{hits}");
         assert!((0..1000).all(|_| (10..=1000).contains(&a.spread(10, 1000))));

@@ -92,6 +92,8 @@ pub(crate) struct Store {
     pub(crate) woken: BTreeSet<Role>,
     pub(crate) out: VecDeque<FromStore>,
     facts: Vec<Fact>,
+    /// What is worth a line in the trace and nothing to the core.
+    pub(crate) notes: Vec<String>,
     pub(crate) fenced: Option<String>,
 }
 
@@ -137,6 +139,7 @@ impl Store {
             woken: Role::ALL.into(),
             out: VecDeque::new(),
             facts: Vec::new(),
+            notes: Vec::new(),
             fenced: None,
         })
     }
@@ -249,7 +252,7 @@ impl Store {
                 Step::Stopped(reason) => {
                     self.seats[role as usize].stopped = true;
                     if let Reason::Fenced(_) | Reason::ClaimRefused(_) = reason {
-                        self.fenced.get_or_insert(reason.to_string());
+                        self.fenced.get_or_insert_with(|| reason.to_string());
                     }
                     return Want::Nothing;
                 }
@@ -353,6 +356,9 @@ impl Store {
                 Fact::PeerRead { node, ring, number } => {
                     self.writer.released(*node, *ring, *number);
                     self.woken.insert(Role::Writer);
+                }
+                Fact::Missing { .. } | Fact::CorruptRecord { .. } | Fact::PeerWentBack { .. } => {
+                    self.notes.push(format!("{fact:?}"));
                 }
                 Fact::Attached { .. } => {
                     self.woken.insert(Role::Writer);

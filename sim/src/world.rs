@@ -21,7 +21,7 @@ use crate::{
     disk::Disk,
     fault::{Fault, Fired},
     host::{Hands, Host, In, SLEEP_MAX, SOCKET_MAX, TUN_MAX, endpoint, node_id, public_keys},
-    net::{Net, Tcp},
+    net::{Net, Retry, Tcp},
     plan::Plan,
     rng::Rng,
     store::{FromStore, Role, Want},
@@ -32,6 +32,10 @@ use crate::{
 
 /// The kernel's stamps are believed for waits up to this.
 const STAMP_MAX: u64 = 500_000;
+/// Packets read from the interface in one turn.
+const PACKETS_PER_TURN: usize = 64;
+/// How long a crash waits for a write to be under way.
+const CRASH_WAITS: u64 = 300_000;
 /// How often operations that do not return are looked for.
 const WATCH_EVERY: u64 = 250_000;
 const VOLUME: VolumeId = VolumeId(0);
@@ -78,7 +82,7 @@ impl Ord for Scheduled {
 
 /// Everything there is.
 #[derive(Debug)]
-pub struct World {
+pub(crate) struct World {
     pub(crate) now: u64,
     heap: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
@@ -110,7 +114,7 @@ impl World {
             hosts,
             keys: public_keys(plan.hosts),
             net: Net::new(plan.hosts, plan.delay),
-            disk: Disk::new(plan.hosts, plan.data_blocks, plan.latency, rng.next()),
+            disk: Disk::new(plan.hosts, plan.data_blocks, plan.latency, rng.draw()),
             check: Check::new(&plan.flows),
             truth: Truth::default(),
             trace: Trace::new(aloud),
@@ -194,7 +198,15 @@ impl World {
             Ev::Emit { flow } => self.emit(flow),
             Ev::Resume { host } => self.resume(host),
             Ev::Step(step) => {
-                let action = self.plan.steps[step].1.clone();
+                let (at, action) = self.plan.steps[step].clone();
+                // Many a crash comes in the middle of a write: that is when it hurts.
+                if let crate::plan::Action::Crash { host, .. } = action
+                    && step % 2 == 0
+                    && self.now < at + CRASH_WAITS
+                    && !self.host(host).is_writing()
+                {
+                    return self.push(self.now + 137, Ev::Step(step));
+                }
                 self.act(&action);
             }
             Ev::Tick => {
@@ -245,15 +257,12 @@ impl World {
             return;
         }
         let socket = std::mem::take(&mut machine.socket);
-        let tun = std::mem::take(&mut machine.tun);
         self.trace.tell(self.now, host, "resumes", format!("{} datagrams wait", socket.len()));
         for (stamp, from, bytes) in socket {
             let stamp = if self.now - stamp <= STAMP_MAX { stamp } else { self.now };
             self.arrives(from, host, bytes, stamp);
         }
-        for packet in tun {
-            self.put(host, packet);
-        }
+        self.wake_soon(host);
         self.truth.restart(self.now, host);
     }
 
@@ -310,11 +319,6 @@ impl World {
         let node = &mut daemon.node;
         for what in daemon.inbox.drain(..) {
             match what {
-                In::Packet { flow, first } => {
-                    self.check.offered(now, flow, first);
-                    let packet = workload::packet(flow, &self.plan.flows[flow], first);
-                    turn(node, shown, Input::Packet(&packet), &mut hands);
-                }
                 In::Datagram { from, bytes } => {
                     let from = endpoint(from);
                     turn(node, shown, Input::Datagram { from, bytes: &bytes }, &mut hands);
@@ -323,6 +327,9 @@ impl World {
                 In::Heard(heard) => turn(node, shown, Input::Beat(heard), &mut hands),
                 In::Network(fact) => turn(node, shown, Input::Network(fact), &mut hands),
             }
+        }
+        for note in daemon.store.notes.drain(..) {
+            self.trace.tell(now, host, "volume", note);
         }
         for item in daemon.store.out.drain(..) {
             match item {
@@ -342,6 +349,13 @@ impl World {
                 }
             }
         }
+        for _ in 0..PACKETS_PER_TURN {
+            let Some((flow, first)) = machine.tun.pop_front() else { break };
+            self.check.offered(now, flow, first);
+            let packet = workload::packet(flow, &self.plan.flows[flow], first);
+            turn(node, shown, Input::Packet(&packet), &mut hands);
+        }
+        let more = !machine.tun.is_empty();
         let next = finish(node, shown, &mut hands);
         daemon.turned = shown.micros();
         daemon.turns += 1;
@@ -356,7 +370,7 @@ impl World {
         let refused = daemon.store.tell_refusals();
         self.wake_machines(host);
         self.beat_soon(host);
-        self.wake(host, if refused { now + 3 } else { next });
+        self.wake(host, if refused || more { now + 3 } else { next });
         if looks {
             self.look(host);
         }
@@ -467,16 +481,16 @@ impl World {
 
     fn tcp_retry(&mut self, from: u8, to: u8) {
         match self.net.retry(self.now, (from, to), &mut self.rng, &mut self.fired) {
-            Ok((frames, again)) => {
+            Retry::Flows(frames) => {
                 let incarnation = self.host(to).incarnation;
                 for (at, bytes) in frames {
                     self.push(at, Ev::TcpFrame { to, incarnation, bytes });
                 }
-                if let Some(at) = again {
-                    self.push(at, Ev::TcpRetry { from, to });
-                }
             }
-            Err(()) => self.put(from, In::Network(NetworkFact::TcpRefused { peer: node_id(to) })),
+            Retry::Later(at) => self.push(at, Ev::TcpRetry { from, to }),
+            Retry::Broke => {
+                self.put(from, In::Network(NetworkFact::TcpRefused { peer: node_id(to) }));
+            }
         }
     }
 
@@ -665,16 +679,14 @@ impl World {
         }
         let paused = machine.paused_until > now;
         for _ in 0..burst {
-            if paused && self.host(host).tun.len() >= TUN_MAX {
+            if self.host(host).tun.len() >= TUN_MAX {
                 return;
             }
             let first = self.check.take_numbers(flow);
-            let packet = In::Packet { flow, first };
-            if paused {
-                self.host(host).tun.push_back(packet);
-            } else {
-                self.put(host, packet);
-            }
+            self.host(host).tun.push_back((flow, first));
+        }
+        if !paused {
+            self.wake_soon(host);
         }
     }
 }

@@ -16,6 +16,6 @@ pub fn plan(seed: u64) -> Plan {
     for (from, to) in [(1, 2), (2, 1)] {
         plan = plan.at(5_000, Action::Wire { from, to, wire });
     }
-    plan.expect = Expect { lossless: true, storage_used: true, ..Expect::default() };
+    plan.expect = Expect { lossless: true, left_network: true, ..Expect::default() };
     plan
 }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The kinds of things a swarm may do.
-const KINDS: usize = 12;
+const KINDS: usize = 13;
 
 /// The story.
 #[must_use]
@@ -108,7 +108,8 @@ fn step(
         4 => wires(plan, (host, peer), (from, until), rng),
         5 => {
             let length = rng.spread(50_000, 6_000_000);
-            plan.at(from, Action::Stall { host: rng.below(2).min(1) as u8 * host, length })
+            let host = if rng.chance(500_000) { host } else { 0 };
+            plan.at(from, Action::Stall { host, length })
         }
         6 | 7 => {
             let healthy = plan.healthy().1;
@@ -127,6 +128,20 @@ fn step(
             let beat = (ppm(rng, 50_000), rng.spread(1_000, 15_000));
             let well = Action::Late { host, turn: (0, 0), beat: (0, 0) };
             between(plan, Action::Late { host, turn, beat }, well)
+        }
+        11 => {
+            // A see-saw: what storage had begun to carry must go back over a shaky network.
+            let mut plan = plan.at(from, Action::CutAll(true));
+            let mut at = from + rng.spread(200, 2_000);
+            for _ in 0..3 {
+                plan = plan
+                    .at(at, Action::Stall { host: 0, length: rng.range(1_500_000, 4_000_000) })
+                    .at(at + rng.below(1_000), Action::CutAll(false));
+                at += rng.range(1_000, 2_500);
+                plan = plan.at(at, Action::CutAll(true));
+                at += rng.range(1_000, 6_000);
+            }
+            plan.at(at, Action::CutAll(false))
         }
         // A cold start of somebody, with or without a network.
         _ => {
@@ -185,6 +200,7 @@ fn spoil(good: View, hard: bool, rng: &mut Rng) -> View {
         write_error: if rng.chance(300_000) { ppm(rng, 200_000) } else { 0 },
         torn: if rng.chance(500_000) { ppm(rng, 500_000) } else { 0 },
         stale: if rng.chance(400_000) { ppm(rng, 20_000) } else { 0 },
+        stale_for: rng.spread(10_000, 800_000),
         flip: if rng.chance(300_000) { ppm(rng, 20_000) } else { 0 },
         ..good
     }
