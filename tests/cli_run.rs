@@ -153,7 +153,7 @@ fn a_pair_from_start_to_stop() {
 
     // A second one for the same place is refused and harms nobody.
     let done = pair.room.run(&["run", "--config", "alpha.toml"]);
-    assert_eq!(done.code, 1, "{done:?}");
+    assert_eq!(done.code, 2, "{done:?}");
     assert!(done.stderr.contains("another daemon answers on control socket alpha.sock"));
     assert_eq!(pair.ask(&["status"]).code, 0);
 

@@ -52,7 +52,7 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
         .map_err(|e| Failure::failed(format!("cannot watch for signals: {e}")))?;
 
     let reserved = socket::reserve(&config.node.control_socket).map_err(|e| match e {
-        SocketError::Busy(_) => Failure::failed(e.to_string())
+        SocketError::Busy(_) => Failure::input(e.to_string())
             .hint(format!("sidepath status --config {} shows it", args.config.display())),
         SocketError::NotASocket(_) => {
             Failure::input(e.to_string()).hint("choose another `control_socket`")
