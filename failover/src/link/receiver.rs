@@ -38,6 +38,8 @@ const ACK_FRAMES: u32 = 32;
 pub(crate) struct Delivery {
     /// `virtio_net_hdr` and packet.
     pub(crate) packet: Bytes,
+    /// Its time to live ends then: a loop that slept while it was held must not hand it on.
+    pub(crate) expires: Time,
 }
 
 /// What arrived, opened.
@@ -90,6 +92,7 @@ struct Held {
     packet: Bytes,
     predecessor: u64,
     deadline: Time,
+    expires: Time,
 }
 
 impl Receiver {
@@ -143,14 +146,15 @@ impl Receiver {
             self.settle(number, out);
             return Err(Dropped::Stale);
         };
+        let expires = now + left;
         match prefix.predecessor.filter(|p| !self.is_settled(*p)) {
             None => {
-                out.push(Delivery { packet });
+                out.push(Delivery { packet, expires });
                 self.settle(number, out);
             }
             Some(predecessor) => {
                 let deadline = now + if prefix.strict { left } else { left.min(HOLD) };
-                self.hold(number, Held { packet, predecessor, deadline }, out);
+                self.hold(number, Held { packet, predecessor, deadline, expires }, out);
             }
         }
         Ok(())
@@ -175,27 +179,27 @@ impl Receiver {
 
     /// Hands on a held frame and whatever waited for it.
     fn release(&mut self, number: u64, out: &mut Vec<Delivery>) {
-        if let Some(packet) = self.take(number) {
-            out.push(Delivery { packet });
+        if let Some(delivery) = self.take(number) {
+            out.push(delivery);
             self.settle(number, out);
         }
     }
 
-    fn take(&mut self, number: u64) -> Option<Bytes> {
+    fn take(&mut self, number: u64) -> Option<Delivery> {
         let held = self.held.remove(&number)?;
         self.held_bytes -= held.packet.len();
         self.deadlines.remove(&(held.deadline, number));
         if self.waiting.get(&held.predecessor) == Some(&number) {
             self.waiting.remove(&held.predecessor);
         }
-        Some(held.packet)
+        Some(Delivery { packet: held.packet, expires: held.expires })
     }
 
     /// `number` is settled: hands on the chain behind it.
     fn settle(&mut self, mut number: u64, out: &mut Vec<Delivery>) {
         while let Some(next) = self.waiting.remove(&number) {
-            let Some(packet) = self.take(next) else { break };
-            out.push(Delivery { packet });
+            let Some(delivery) = self.take(next) else { break };
+            out.push(delivery);
             number = next;
         }
     }
@@ -342,6 +346,16 @@ mod tests {
         assert_eq!(bench.delivered(), []);
         bench.receiver.raise(9, &mut bench.out);
         assert_eq!(bench.delivered(), [9], "the floor passed its predecessor");
+    }
+
+    #[test]
+    fn what_was_held_says_when_it_is_too_old() {
+        let mut bench = Bench::new();
+        bench.arrive(0, 2, Some(1)).unwrap();
+        // The loop slept for six seconds; then the predecessor settles it.
+        bench.arrive(6_000, 1, None).unwrap();
+        let expires: Vec<_> = bench.out.iter().map(|d| d.expires).collect();
+        assert_eq!(expires, [Time(11_000_000), Time(5_000_000)]);
     }
 
     #[test]

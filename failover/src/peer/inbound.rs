@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// A packet held to the end of its life may be handed on by a turn that is late by so much.
+const TURN_LATENESS: std::time::Duration = std::time::Duration::from_millis(30);
+
 impl Peer {
     /// A frame whose header names this peer and us. `Err` carries the cause of a refusal that
     /// cannot be held against the peer, because anybody could have sent it.
@@ -325,7 +328,7 @@ impl Peer {
                 self.storage.measured(delay);
                 self.storage_window.measured(delay);
             }
-            self.deliver(out, world);
+            self.deliver(now, out, world);
         }
         if let Some(volume) = self.options.send_volume {
             for (data, number) in ack.cursors.iter().take(2) {
@@ -371,13 +374,17 @@ impl Peer {
         if let Err(dropped) = self.kept(header.channel).rx.arrive(now, arrival, delay, &mut out) {
             self.drop_arrival(dropped.cause());
         }
-        self.deliver(out, world);
+        self.deliver(now, out, world);
         Ok(())
     }
 
     /// Hands packets on, if they are what this peer may send.
-    pub(super) fn deliver(&mut self, packets: Vec<Delivery>, world: &mut dyn World) {
-        for Delivery { packet } in packets {
+    pub(super) fn deliver(&mut self, now: Time, packets: Vec<Delivery>, world: &mut dyn World) {
+        for Delivery { packet, expires } in packets {
+            if now > expires + TURN_LATENESS {
+                self.drop_arrival("ttl");
+                continue;
+            }
             let source = packet.get(VNET..).and_then(source);
             if source.is_none_or(|s| !self.options.addresses.contains(&s)) {
                 self.drop_arrival("source");

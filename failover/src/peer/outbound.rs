@@ -102,7 +102,7 @@ impl Peer {
         for channel in [Channel::Express, Channel::Datagram] {
             self.kept(channel).rx.poll(now, &mut out);
         }
-        self.deliver(out, world);
+        self.deliver(now, out, world);
         if self.path.route() == Route::Isolated || self.keyring.current().is_none() {
             return;
         }
