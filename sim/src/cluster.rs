@@ -93,6 +93,7 @@ impl World {
             let machine = self.host(host);
             (machine.turn_late, machine.beat_late) = ((0, 0), (0, 0));
             self.start(host);
+            self.unstick(host);
         }
     }
 

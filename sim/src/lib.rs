@@ -20,6 +20,7 @@ mod cluster;
 pub mod disk;
 pub mod fault;
 mod host;
+mod machines;
 pub mod net;
 pub mod plan;
 pub mod rng;
@@ -28,6 +29,8 @@ pub mod scenario;
 mod store;
 mod trace;
 pub mod truth;
+mod turning;
+mod wires;
 pub mod workload;
 mod world;
 

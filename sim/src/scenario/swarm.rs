@@ -195,7 +195,7 @@ fn spoil(good: View, hard: bool, rng: &mut Rng) -> View {
     }
     View {
         slow: if rng.chance(300_000) { rng.spread(2, 200) } else { 1 },
-        stuck: if rng.chance(300_000) { ppm(rng, 5_000) } else { 0 },
+        stuck: if rng.chance(300_000) { ppm(rng, 100_000) } else { 0 },
         read_error: if rng.chance(300_000) { ppm(rng, 200_000) } else { 0 },
         write_error: if rng.chance(300_000) { ppm(rng, 200_000) } else { 0 },
         torn: if rng.chance(500_000) { ppm(rng, 500_000) } else { 0 },

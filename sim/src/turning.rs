@@ -1,0 +1,188 @@
+//! The turn loop of a host, and what it does with what the core says; applications, too.
+
+use failover::{Event, Input, Output, Time, VolumeId, finish, turn};
+
+use crate::{
+    fault::Fault,
+    host::{Hands, In, SLEEP_MAX, TUN_MAX, endpoint},
+    store::FromStore,
+    workload,
+    world::{Ev, World},
+};
+
+/// Packets read from the interface in one turn.
+const PACKETS_PER_TURN: usize = 64;
+const VOLUME: VolumeId = VolumeId(0);
+
+impl World {
+    /// Gives the loop something; it wakes a little later.
+    pub(crate) fn put(&mut self, host: u8, what: In) {
+        let now = self.now;
+        let machine = &mut self.hosts[usize::from(host) - 1];
+        let Some(daemon) = &mut machine.daemon else { return };
+        daemon.inbox.push_back(what);
+        if daemon.turn_at <= now + 5 {
+            return;
+        }
+        self.wake_soon(host);
+    }
+
+    pub(crate) fn wake_soon(&mut self, host: u8) {
+        let (chance, most) = self.host(host).turn_late;
+        let mut at = self.now + self.rng.range(3, 40);
+        if self.rng.chance(chance) {
+            at += self.rng.below(most + 1);
+            self.fired.count(Fault::LateLoop);
+        }
+        self.wake(host, at);
+    }
+
+    pub(crate) fn wake(&mut self, host: u8, at: u64) {
+        let machine = self.host(host);
+        let incarnation = machine.incarnation;
+        if let Some(daemon) = &mut machine.daemon
+            && at < daemon.turn_at
+        {
+            daemon.turn_at = at;
+            self.push(at, Ev::Turn { host, incarnation });
+        }
+    }
+
+    pub(crate) fn turn_due(&mut self, host: u8, incarnation: u32) {
+        let now = self.now;
+        let machine = &mut self.hosts[usize::from(host) - 1];
+        if machine.incarnation != incarnation {
+            return;
+        }
+        let (clock, paused_until) = (machine.clock, machine.paused_until);
+        let Some(daemon) = machine.daemon.as_mut().filter(|d| d.turn_at == now) else { return };
+        if paused_until > now {
+            daemon.turn_at = paused_until;
+            return self.push(paused_until, Ev::Turn { host, incarnation });
+        }
+        let shown = Time(clock.shows(now));
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let mut hands = Hands { rng: &mut self.rng, outputs: &mut outputs };
+        let node = &mut daemon.node;
+        for what in daemon.inbox.drain(..) {
+            match what {
+                In::Datagram { from, bytes } => {
+                    let from = endpoint(from);
+                    turn(node, shown, Input::Datagram { from, bytes: &bytes }, &mut hands);
+                }
+                In::Tcp(bytes) => turn(node, shown, Input::TcpFrame(&bytes), &mut hands),
+                In::Heard(heard) => turn(node, shown, Input::Beat(heard), &mut hands),
+                In::Network(fact) => turn(node, shown, Input::Network(fact), &mut hands),
+            }
+        }
+        for note in daemon.store.notes.drain(..) {
+            self.trace.tell(now, host, "volume", note);
+        }
+        for item in daemon.store.out.drain(..) {
+            match item {
+                FromStore::Frames { from, frames } => {
+                    for bytes in &frames {
+                        turn(node, shown, Input::Stored { from, bytes }, &mut hands);
+                    }
+                }
+                FromStore::Mailbox { from, bytes } => {
+                    turn(node, shown, Input::Mailbox { from, bytes: &bytes }, &mut hands);
+                }
+                FromStore::Fact(fact) => {
+                    if let failover::VolumeFact::Fault { fault, detail } = &fact {
+                        self.trace.tell(now, host, "storage", format!("{fault:?} {detail}"));
+                    }
+                    turn(node, shown, Input::Volume(VOLUME, fact), &mut hands);
+                }
+            }
+        }
+        for _ in 0..PACKETS_PER_TURN {
+            let Some((flow, first)) = machine.tun.pop_front() else { break };
+            self.check.offered(now, flow, first);
+            let packet = workload::packet(flow, &self.plan.flows[flow], first);
+            turn(node, shown, Input::Packet(&packet), &mut hands);
+        }
+        let more = !machine.tun.is_empty();
+        let next = finish(node, shown, &mut hands);
+        daemon.turned = shown.micros();
+        daemon.turns += 1;
+        let looks = daemon.turns % self.stride == 0;
+        daemon.turn_at = u64::MAX;
+        let next = clock.when(now, next.micros()).min(now + SLEEP_MAX);
+        for output in outputs.drain(..) {
+            self.output(host, shown, output);
+        }
+        self.outputs = outputs;
+        let Some(daemon) = self.host(host).daemon.as_mut() else { return };
+        let refused = daemon.store.tell_refusals();
+        self.wake_machines(host);
+        self.beat_soon(host);
+        self.wake(host, if refused || more { now + 3 } else { next });
+        if looks {
+            self.look(host);
+        }
+    }
+
+    /// Looks at what the host's node says of its peers.
+    pub(crate) fn look(&mut self, host: u8) {
+        let now = self.now;
+        let machine = &self.hosts[usize::from(host) - 1];
+        let Some(daemon) = &machine.daemon else { return };
+        for peer in daemon.node.status(Time(machine.clock.shows(now))).peers {
+            self.check.status(now, host, &peer, &self.truth);
+            if daemon.store.buffered(peer.id.get()) > 8 << 20 {
+                self.check.fail(now, "I9 bounds", format!("host {host}: the outbox overflows"));
+            }
+        }
+    }
+
+    pub(crate) fn output(&mut self, host: u8, shown: Time, output: Output) {
+        let now = self.now;
+        let machine = &mut self.hosts[usize::from(host) - 1];
+        let Some(daemon) = &mut machine.daemon else { return };
+        match output {
+            Output::Datagram { to, frame, .. } => self.send(host, to, frame),
+            Output::TcpFrame { peer, frame } => self.tcp(host, peer.get(), &frame),
+            Output::Store { to, ring, frame, .. } => {
+                self.trace.note(now, host, "stores", (u64::from(to.get()), frame.len() as u64));
+                daemon.store.store(shown.micros(), to, ring, &frame);
+            }
+            Output::Mailbox { to, message, .. } => daemon.store.mailbox(to, &message),
+            Output::Volume(_, order) => daemon.store.order(shown.micros(), order),
+            Output::Packet(packet) => {
+                self.trace.note(now, host, "delivers", (packet.len() as u64, 0));
+                self.check.delivered(now, host, &packet, &self.truth);
+            }
+            Output::Beat(order) => daemon.pulse.order(shown, order),
+            Output::Event(event) => {
+                if let Event::RouteChanged { peer, from, to, .. } = &event {
+                    self.check.changed(now, host, peer.get(), *from, *to);
+                }
+                self.trace.tell(now, host, "event", format!("{event:?}"));
+            }
+        }
+    }
+
+    pub(crate) fn emit(&mut self, flow: usize) {
+        let shape = &self.plan.flows[flow];
+        let (host, burst, every) = (shape.from, shape.burst, shape.every);
+        let next = self.now + every / 2 + self.rng.below(every + 1);
+        self.push(next, Ev::Emit { flow });
+        let now = self.now;
+        let machine = &self.hosts[usize::from(host) - 1];
+        if !self.traffic || machine.daemon.is_none() {
+            return;
+        }
+        let paused = machine.paused_until > now;
+        for _ in 0..burst {
+            if self.host(host).tun.len() >= TUN_MAX {
+                return;
+            }
+            let first = self.check.take_numbers(flow);
+            self.host(host).tun.push_back((flow, first));
+        }
+        if !paused {
+            self.wake_soon(host);
+        }
+    }
+}

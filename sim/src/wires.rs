@@ -1,0 +1,137 @@
+//! Datagrams, streams and beats between hosts.
+
+use bytes::Bytes;
+use failover::{NetworkFact, Time, wire::FIRST_BYTE_BEAT};
+
+use crate::{
+    fault::Fault,
+    host::{In, SOCKET_MAX, node_id},
+    net::{Retry, Tcp},
+    world::{Ev, World},
+};
+
+impl World {
+    pub(crate) fn send(&mut self, host: u8, to: std::net::SocketAddr, frame: Bytes) {
+        let std::net::IpAddr::V4(address) = to.ip() else { return };
+        let to = address.octets()[3];
+        let now = self.now;
+        self.trace.note(now, host, "sends", (u64::from(to), frame.len() as u64));
+        if !self.hosts[usize::from(host) - 1].carrier {
+            self.fired.count(Fault::CarrierLost);
+            if self.rng.chance(50_000) {
+                let (peer, detail) = (node_id(to), "Network is down".to_owned());
+                self.put(host, In::Network(NetworkFact::SendError { peer, detail }));
+            }
+            return;
+        }
+        let mut arrivals = Vec::new();
+        let put = |at, bytes| arrivals.push((at, bytes));
+        self.net.send(now, (host, to), frame, &mut self.rng, &mut self.fired, put);
+        for (at, bytes) in arrivals {
+            self.push(at, Ev::Datagram { from: host, to, bytes, stamp: at });
+        }
+    }
+
+    pub(crate) fn arrives(&mut self, from: u8, to: u8, bytes: Bytes, stamp: u64) {
+        let now = self.now;
+        let machine = &mut self.hosts[usize::from(to) - 1];
+        let Some(daemon) = &mut machine.daemon else { return };
+        if machine.paused_until > now {
+            if machine.socket.len() < SOCKET_MAX {
+                machine.socket.push_back((stamp, from, bytes));
+            }
+            return;
+        }
+        if bytes.first() != Some(&FIRST_BYTE_BEAT) {
+            return self.put(to, In::Datagram { from, bytes });
+        }
+        let (chance, most) = machine.beat_late;
+        if stamp == now && chance > 0 && self.rng.chance(chance) {
+            self.fired.count(Fault::LateBeat);
+            let at = now + 1 + self.rng.below(most + 1);
+            return self.push(at, Ev::Datagram { from, to, bytes, stamp });
+        }
+        let at = Time(machine.clock.shows(stamp));
+        if let Some(heard) = daemon.pulse.open(at, &bytes) {
+            self.put(to, In::Heard(heard));
+        }
+    }
+
+    pub(crate) fn tcp(&mut self, from: u8, to: u8, frame: &Bytes) {
+        let now = self.now;
+        match self.net.stream(now, (from, to), frame, &mut self.rng, &mut self.fired) {
+            Tcp::Arrives(at) => {
+                let incarnation = self.host(to).incarnation;
+                self.push(at, Ev::TcpFrame { to, incarnation, bytes: frame.clone() });
+            }
+            Tcp::Waits(0) => {}
+            Tcp::Waits(at) => self.push(at, Ev::TcpRetry { from, to }),
+            Tcp::Refused => {
+                self.put(from, In::Network(NetworkFact::TcpRefused { peer: node_id(to) }));
+            }
+        }
+    }
+
+    pub(crate) fn tcp_retry(&mut self, from: u8, to: u8) {
+        match self.net.retry(self.now, (from, to), &mut self.rng, &mut self.fired) {
+            Retry::Flows(frames) => {
+                let incarnation = self.host(to).incarnation;
+                for (at, bytes) in frames {
+                    self.push(at, Ev::TcpFrame { to, incarnation, bytes });
+                }
+            }
+            Retry::Later(at) => self.push(at, Ev::TcpRetry { from, to }),
+            Retry::Broke => {
+                self.put(from, In::Network(NetworkFact::TcpRefused { peer: node_id(to) }));
+            }
+        }
+    }
+
+    pub(crate) fn beat_soon(&mut self, host: u8) {
+        let now = self.now;
+        let machine = self.host(host);
+        let (clock, incarnation) = (machine.clock, machine.incarnation);
+        let Some(daemon) = &mut machine.daemon else { return };
+        let next = daemon.pulse.next();
+        if next == Time::NEVER {
+            return;
+        }
+        let at = clock.when(now, next.micros()).max(now + 1);
+        // A sleeping thread is awake some microseconds after its time.
+        if at + 60 < daemon.pulse_at {
+            let (chance, most) = machine.beat_late;
+            let mut at = at + self.rng.below(60);
+            if chance > 0 && self.rng.chance(chance) {
+                self.fired.count(Fault::LateBeat);
+                at += self.rng.below(most + 1);
+            }
+            if let Some(daemon) = &mut self.host(host).daemon {
+                daemon.pulse_at = at;
+            }
+            self.push(at, Ev::Pulse { host, incarnation });
+        }
+    }
+
+    pub(crate) fn pulse_due(&mut self, host: u8, incarnation: u32) {
+        let now = self.now;
+        let machine = &mut self.hosts[usize::from(host) - 1];
+        if machine.incarnation != incarnation {
+            return;
+        }
+        let shown = machine.clock.shows(now);
+        let age = machine.loop_age(shown);
+        let Some(daemon) = machine.daemon.as_mut().filter(|d| d.pulse_at == now) else { return };
+        if machine.paused_until > now {
+            daemon.pulse_at = machine.paused_until;
+            let at = machine.paused_until;
+            return self.push(at, Ev::Pulse { host, incarnation });
+        }
+        daemon.pulse_at = u64::MAX;
+        let mut beats = Vec::new();
+        daemon.pulse.send(Time(shown), age, &mut |_, to, frame| beats.push((to, frame)));
+        for (to, frame) in beats {
+            self.send(host, to, frame);
+        }
+        self.beat_soon(host);
+    }
+}
