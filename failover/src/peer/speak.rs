@@ -147,9 +147,12 @@ impl Peer {
         let frame = self.control_frame(&Control::Ack(ack));
         // While isolated or unproven, whatever path may work: the receipt costs little.
         let try_all = route == Route::Isolated || !self.keys_proved;
+        // A network that is up again but still on hold carries receipts already: our storage may
+        // be blind on the other side, and without receipts the peer's data seems to stall.
+        let held_back = self.network.outbound(now).0 == Verdict::Up;
         for path in [Path::Network, Path::Storage] {
             if let Some(frame) = frame.clone()
-                && (route.uses(path) || try_all)
+                && (route.uses(path) || try_all || held_back && path == Path::Network)
             {
                 self.put(path, Ring::Express, frame, world);
             }
