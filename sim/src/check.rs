@@ -259,6 +259,7 @@ impl Check {
             let excused = match cause.as_str() {
                 "ttl" => truth.excuses_loss(now, (host, peer)),
                 "unconfirmed" => restarts > 0,
+                "queue_full" => truth.excuses_overflow(now, (host, peer)),
                 _ => false,
             };
             if !excused {

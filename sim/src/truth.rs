@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 /// time to live of a packet (5 s) and the time in which a path is found good again.
 pub const SETTLED: u64 = 10_000_000;
 
+/// An interface queue of 500 super-packets is more than a class queue holds; it is swallowed whole
+/// when a process goes on after a pause.
+const BURST: u64 = 2_000_000;
+
 /// Since when each path from one host to another works.
 #[derive(Debug, Default)]
 pub struct Truth {
@@ -21,6 +25,8 @@ struct Pair {
     storage: Option<u64>,
     /// Until when packets may overtake each other.
     disorder: u64,
+    /// Until when a burst that waited out a pause may overflow a queue.
+    burst: u64,
 }
 
 impl Truth {
@@ -38,6 +44,7 @@ impl Truth {
                 pair.network = pair.network.map(|_| now);
                 pair.storage = pair.storage.map(|_| now);
                 pair.disorder = pair.disorder.max(now + SETTLED);
+                pair.burst = now + BURST;
             }
         }
     }
@@ -46,6 +53,12 @@ impl Truth {
     pub fn disorder(&mut self, until: u64, ends: (u8, u8)) {
         let pair = self.pairs.entry(ends).or_default();
         pair.disorder = pair.disorder.max(until);
+    }
+
+    /// Whether a full queue is excused.
+    #[must_use]
+    pub fn excuses_overflow(&self, now: u64, ends: (u8, u8)) -> bool {
+        self.pairs.get(&ends).is_some_and(|p| now < p.burst)
     }
 
     /// Whether an overtaking is excused.

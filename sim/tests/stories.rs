@@ -38,4 +38,5 @@ stories! {
     mtu_hole "mtu-hole" 1..=2;
     bad_storage "bad-storage" 1..=2;
     blind_return "blind-return" 1..=6;
+    blind_hold "blind-hold" 1..=6;
 }

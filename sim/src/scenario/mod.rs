@@ -1,6 +1,7 @@
 //! The stories: each file is one, told as a plan. [`swarm`] draws one at random.
 
 pub mod bad_storage;
+pub mod blind_hold;
 pub mod blind_return;
 pub mod clean_cut;
 pub mod cold_start;
@@ -37,6 +38,7 @@ pub const ALL: &[(&str, Story)] = &[
     ("mtu-hole", mtu_hole::plan),
     ("bad-storage", bad_storage::plan),
     ("blind-return", blind_return::plan),
+    ("blind-hold", blind_hold::plan),
 ];
 
 /// The story of that name; `swarm` draws one from the seed.
