@@ -20,14 +20,15 @@ use sim::{
 };
 
 const USAGE: &str = "usage: sidepath-sim [--seeds N] [--start SEED] [--scenario NAME] \
-[--seconds N] [--stride N] [--trace] [--keep-going]
+[--seconds N] [--stride N] [--trace] [--keep-going] [--canary]
   --seeds N        how many seeds to run (1)
   --start SEED     the first (1)
   --scenario NAME  one story instead of one drawn from each seed; `list` names them
   --seconds N      longest safety phase of a drawn story (40)
   --stride N       look at the balances after every N turns (8)
   --trace          print everything that happens (also --seed-verbose)
-  --keep-going     do not stop at the tenth failure";
+  --keep-going     do not stop at the tenth failure
+  --canary         break the interface on purpose: every seed must fail";
 
 /// Failures after which a run stops.
 const FAILURES_MAX: u64 = 10;
@@ -43,6 +44,7 @@ struct Words {
     stride: u64,
     aloud: bool,
     keep_going: bool,
+    canary: bool,
 }
 
 fn words() -> Result<Words, String> {
@@ -54,6 +56,7 @@ fn words() -> Result<Words, String> {
         stride: 8,
         aloud: false,
         keep_going: false,
+        canary: false,
     };
     let mut args = std::env::args().skip(1);
     while let Some(word) = args.next() {
@@ -66,6 +69,7 @@ fn words() -> Result<Words, String> {
             "--stride" => words.stride = number(value()?)?.max(1),
             "--scenario" => words.scenario = value()?,
             "--trace" | "--seed-verbose" => words.aloud = true,
+            "--canary" => words.canary = true,
             "--keep-going" => words.keep_going = true,
             _ => return Err(format!("unknown word {word}")),
         }
@@ -125,6 +129,7 @@ fn main() -> ExitCode {
             eprintln!("no story is called {}; `--scenario list` names them", words.scenario);
             return ExitCode::from(2);
         };
+        let plan = Plan { canary: words.canary, ..plan };
         let outcome = run(plan, seed, words.stride, words.aloud);
         done += 1;
         fired.add(&outcome.fired);
@@ -134,7 +139,9 @@ fn main() -> ExitCode {
         units.1 += outcome.units.1;
         units.2 += outcome.units.2;
         digest = digest.rotate_left(1) ^ outcome.digest;
-        if outcome.violation.is_some() {
+        if words.canary {
+            failed.extend(outcome.violation.is_none().then_some(seed));
+        } else if outcome.violation.is_some() {
             tell(&words, seed, &outcome);
             failed.push(seed);
             if failed.len() as u64 >= FAILURES_MAX && !words.keep_going {
@@ -150,12 +157,13 @@ fn main() -> ExitCode {
         "units: {} offered, {} delivered, {} given up; {events} events; digest {digest:016x}",
         units.0, units.1, units.2
     );
-    let missing = words.scenario == "swarm" && done >= ENOUGH && !never.is_empty();
+    let missing = !words.canary && words.scenario == "swarm" && done >= ENOUGH && !never.is_empty();
     if missing {
         println!("never fired: {}", never.join(", "));
     }
     if !failed.is_empty() {
-        println!("failing seeds: {failed:?}");
+        let what = if words.canary { "the canary was not noticed by" } else { "failing" };
+        println!("{what} seeds: {failed:?}");
     }
     let (seconds, cpu) = (simulated / 1_000_000, cpu().max(1));
     println!(

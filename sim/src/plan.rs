@@ -118,6 +118,8 @@ pub struct Plan {
     pub heal_at: u64,
     /// What must come of it.
     pub expect: Expect,
+    /// The interface is faulty on purpose: the invariants must notice.
+    pub canary: bool,
 }
 
 impl Plan {
@@ -140,6 +142,7 @@ impl Plan {
             steps: vec![(0, Action::Traffic(true))],
             heal_at,
             expect: Expect::default(),
+            canary: false,
         }
     }
 

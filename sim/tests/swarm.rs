@@ -23,3 +23,12 @@ fn a_seed_repeats() {
         assert_ne!(one.digest, other.digest, "the seed is used");
     }
 }
+
+#[test]
+fn a_faulty_interface_is_noticed() {
+    for seed in 1..=5 {
+        let plan = sim::plan::Plan { canary: true, ..swarm::of_length(seed, 15) };
+        let violation = run(plan, seed, 16, false).violation.expect("noticed");
+        assert!(violation.invariant.starts_with('I'), "{violation:?}");
+    }
+}

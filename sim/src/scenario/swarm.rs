@@ -37,6 +37,7 @@ pub fn of_length(seed: u64, seconds: u64) -> Plan {
         steps: vec![(0, Action::Traffic(true))],
         heal_at: length * 1_000,
         expect: Expect::default(),
+        canary: false,
     };
     let mut wanted = [false; KINDS];
     for _ in 0..rng.range(1, 4) {
