@@ -322,6 +322,12 @@ impl Keeper {
 
     fn refused(&mut self, now: Micros, look: Look) {
         match look {
+            Look::Foreign(why @ FenceReason::OtherVolume { .. }) => {
+                // Another volume lies where ours was. Nothing is written there; ours may return.
+                self.o.permit.revoke();
+                self.facts.push_back(Fact::Fenced { why });
+                self.back_off(now);
+            }
             Look::Foreign(why) => self.stop(Reason::Fenced(why)),
             Look::Unreadable(e) => {
                 let fault = IoFault::new(IoFaultKind::Other, format!("both superblocks: {e}"));

@@ -273,6 +273,9 @@ impl Shared {
                     let was = self.latency_us.load(Ordering::Relaxed);
                     let is = if was == 0 { *latency } else { (was * 7 + latency) / 8 };
                     self.latency_us.store(is.max(1), Ordering::Relaxed);
+                    if !self.permit.fenced() {
+                        self.set_reason(None);
+                    }
                 }
                 Fact::MailboxWritten { .. } => {
                     self.keeper.wake(Keeper::beat_now);
@@ -549,6 +552,8 @@ impl Handle {
             (VolumeState::Failed, Some(fault))
         } else if status.epoch == 0 {
             (VolumeState::Attaching, reason)
+        } else if reason.is_some() {
+            (VolumeState::Failed, reason)
         } else {
             (VolumeState::Up, None)
         };

@@ -212,11 +212,11 @@ impl Network {
 
     /// Our own loop woke later than it wanted: what waited in the meantime was read before this,
     /// but nobody could have beaten into a process that was stopped.
-    pub(crate) fn excuse(&mut self, late: Duration) {
+    pub(crate) fn excuse(&mut self, now: Time, late: Duration) {
         if late > OWN_LATENESS && self.silent_since.is_none() && !self.excused {
             self.excused = true;
-            self.due += late;
-            self.confirmed_at += late;
+            // Not by `late`: the beats that waited may have been read already.
+            self.due = self.due.max(now);
         }
     }
 
@@ -504,11 +504,22 @@ mod tests {
     #[test]
     fn who_slept_does_not_blame_others() {
         let mut network = settled();
-        network.excuse(Duration::from_secs(10));
+        let woken = Time(11_010 * MS);
+        network.excuse(woken, Duration::from_secs(10));
         assert_eq!(network.inbound(Time(11_030 * MS)).0, Verdict::Up);
         assert_eq!(network.inbound(Time(11_031 * MS)).0, Verdict::Suspect);
-        network.excuse(Duration::from_secs(10));
+        network.excuse(Time(11_031 * MS), Duration::from_secs(10));
         assert_eq!(network.inbound(Time(11_031 * MS)).0, Verdict::Suspect, "once per silence");
+    }
+
+    #[test]
+    fn who_slept_and_found_beats_waiting_expects_the_next_in_time() {
+        let mut network = settled();
+        let woken = Time(11_000 * MS);
+        network.beat(woken, &beat(11_000, 5));
+        network.excuse(woken, Duration::from_secs(10));
+        network.update(woken);
+        assert_eq!(network.inbound(Time(11_051 * MS)).0, Verdict::Down);
     }
 
     #[test]

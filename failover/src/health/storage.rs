@@ -162,15 +162,15 @@ impl Storage {
     }
 
     /// Our own loop slept: facts could not reach it.
-    pub(crate) fn excuse(&mut self, late: Duration) {
+    pub(crate) fn excuse(&mut self, now: Time, late: Duration) {
         if late < OWN_LATENESS || std::mem::replace(&mut self.excused, true) {
             return;
         }
         for at in [&mut self.written_at, &mut self.read_at].into_iter().flatten() {
-            *at += late;
+            *at = (*at + late).min(now);
         }
         if let Some(peer) = &mut self.peer {
-            peer.at += late;
+            peer.at = (peer.at + late).min(now);
         }
     }
 

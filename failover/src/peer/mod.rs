@@ -191,8 +191,8 @@ impl Peer {
 
     /// Everything that is worth doing once per batch of inputs.
     pub(crate) fn finish(&mut self, now: Time, late: Duration, world: &mut dyn World) {
-        self.network.excuse(late);
-        self.storage.excuse(late);
+        self.network.excuse(now, late);
+        self.storage.excuse(now, late);
         self.end_drill(now, world);
         self.handshake(now, world);
         self.judge(now, world);

@@ -321,6 +321,12 @@ impl Writer {
                     self.back_off(now);
                 }
             }
+            Look::Foreign(why @ FenceReason::OtherVolume { .. }) => {
+                // Not our volume, not a byte of ours; ours may return.
+                permit.revoke();
+                self.facts.push_back(Fact::Fenced { why });
+                self.back_off(now);
+            }
             Look::Foreign(why) => self.fence(why),
             Look::Unreadable(e) => {
                 let fault = IoFault::new(IoFaultKind::Other, format!("superblock: {e}"));
