@@ -3,6 +3,8 @@
 //! A line that breaks one of these is a decision for a person, not for a compiler: change the
 //! table here and the reason in `docs/architecture.md` in the same commit.
 
+#![allow(clippy::disallowed_methods, reason = "the ban on shelling out is for the running daemon")]
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -3,7 +3,7 @@
 //! Packets of applications come in; sealed frames for the network or for storage go out, and the
 //! other way round. In between this crate numbers, keeps, resends, drops doubles and orders them,
 //! watches the health of both paths, and chooses. It has no sockets, files, threads or clock: the
-//! contract is in [`turn`], which is the page to read first.
+//! contract is in [`mod@turn`], which is the page to read first.
 #![forbid(unsafe_code)]
 
 pub mod beat;

@@ -5,7 +5,7 @@
 //! the alarm (`down`). He learns how regular the colleague usually is, but not from the nights of
 //! alarm; and when he dozed off himself, he does not blame the colleague for the steps he missed.
 //!
-//! [`network`] judges beats and data per direction, [`storage`] the volumes, [`recovery`] when a
+//! `network` judges beats and data per direction, `storage` the volumes, `recovery` when a
 //! network that was given up may be trusted again. Each verdict has a reason. Nothing here knows
 //! what is done about a verdict: that is `path`.
 

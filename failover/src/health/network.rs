@@ -270,6 +270,8 @@ impl Network {
         let inbound = self.inbound(now);
         let judged = match inbound.0 {
             Verdict::Disabled => return inbound,
+            // Hearing proves nothing about being heard.
+            Verdict::Up if self.confirmed_at == Time::ZERO => (Verdict::Down, Reason::NeverHeard),
             Verdict::Up => self.reported(self.reported_at),
             Verdict::Suspect | Verdict::Down => {
                 let fresh = self.reported_by == Path::Storage

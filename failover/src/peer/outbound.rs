@@ -19,8 +19,9 @@ pub(super) const HEDGE_BYTES: usize = 4 << 20;
 /// Frames sent again in one turn at most, per path and channel.
 const RESEND_MAX: usize = 64;
 /// Time a frame is given by storage before it is written again: a loss there is rare, a wait for
-/// the medium is not.
+/// the medium is not. Express packets do not live long enough to wait like the others.
 const STORAGE_PATIENCE_MIN: Duration = Duration::from_millis(500);
+const STORAGE_PATIENCE_EXPRESS_MIN: Duration = Duration::from_millis(120);
 
 /// How many bytes may be on their way by storage: enough to keep the medium busy, few enough that
 /// latency stays low (what is unread, divided by the bandwidth, is the latency under load).
@@ -205,7 +206,7 @@ impl Peer {
 
     fn resend(&mut self, now: Time, world: &mut dyn World) {
         let route = self.path.route();
-        let storage = (self.storage.latency().unwrap_or_default() * 8).max(STORAGE_PATIENCE_MIN);
+        let storage = self.storage.latency().unwrap_or_default() * 8;
         for (path, patience) in [(Path::Network, self.network.patience()), (Path::Storage, storage)]
         {
             if !route.uses(path) {
@@ -216,6 +217,11 @@ impl Peer {
                 continue;
             }
             for channel in [Channel::Express, Channel::Datagram] {
+                let patience = match (path, channel) {
+                    (Path::Network, _) => patience,
+                    (_, Channel::Express) => patience.max(STORAGE_PATIENCE_EXPRESS_MIN),
+                    _ => patience.max(STORAGE_PATIENCE_MIN),
+                };
                 for frame in self.kept(channel).tx.overdue(now, path, patience, RESEND_MAX) {
                     self.counters.resent += 1;
                     self.put(path, ring(channel), frame, world);

@@ -1,6 +1,6 @@
 //! Who is who, and sealed bytes.
 //!
-//! A pair of incarnations agrees on keys by Noise `KK` ([`agreement`]); the keys of a few
+//! A pair of incarnations agrees on keys by Noise `KK` (`agreement`); the keys of a few
 //! generations live in a [`Keyring`]; a [`FrameKey`] seals and opens single frames.
 
 mod agreement;
