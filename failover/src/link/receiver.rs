@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long a frame waits for its predecessor when the flow did not change path.
-const HOLD: Duration = Duration::from_millis(60);
+const HOLD: Duration = Duration::from_millis(150);
 /// Bounds of what is held.
 const HELD_BYTES_MAX: usize = 16 << 20;
 const HELD_FRAMES_MAX: usize = 16_384;
@@ -337,11 +337,11 @@ mod tests {
     fn a_hold_ends_at_its_bound_and_a_strict_one_does_not() {
         let mut bench = Bench::new();
         bench.arrive(0, 2, Some(1)).unwrap();
-        bench.receiver.poll(Time(59_999), &mut bench.out);
+        bench.receiver.poll(Time(149_999), &mut bench.out);
         assert_eq!(bench.delivered(), []);
-        bench.receiver.poll(Time(60_000), &mut bench.out);
+        bench.receiver.poll(Time(150_000), &mut bench.out);
         assert_eq!(bench.delivered(), [2]);
-        bench.arrive_with(100, 9, Some(8), true, 1).unwrap();
+        bench.arrive_with(200, 9, Some(8), true, 1).unwrap();
         bench.receiver.poll(Time(4_000_000), &mut bench.out);
         assert_eq!(bench.delivered(), []);
         bench.receiver.raise(9, &mut bench.out);
