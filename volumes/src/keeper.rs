@@ -6,7 +6,7 @@
 //!   Claim -> write a greater epoch, flush, wait one beat, read back ours?
 //!     |  `-- not ours: somebody claimed at the same moment -> refused
 //!   Beat  -> read superblock and table (one read), renew the permit, write own entry -> wait
-//!     |  `-- foreign epoch, other volume, other generation -> fenced, for good
+//!     |  `-- foreign epoch, other generation -> fenced, for good; other volume -> until ours is back
 //!   Goodbye -> one last entry that says so
 //! ```
 //!
