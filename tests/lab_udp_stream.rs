@@ -77,6 +77,8 @@ fn cuts(kind: &str, cut: fn(&Lab), heal: fn(&Lab), moved: &[(usize, usize)]) {
         lab.await_network(Duration::from_secs(90));
         sleep(Duration::from_millis(700));
         let settled = meter.mark(&format!("heal {number} settled"));
+        // A cut within twice the hold time (1 s) of the return would be a flap, and double it.
+        sleep(Duration::from_millis(1500));
         windows.push(Windows {
             failover,
             storage: (failover.1, back),
