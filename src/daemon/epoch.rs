@@ -30,8 +30,14 @@ const LOCK_FILE: &str = "lock";
 #[derive(Debug)]
 pub(super) struct StateDir {
     path: PathBuf,
-    /// Held, not read.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a hook's child may hold the descriptor until it executes.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 impl StateDir {
@@ -58,7 +64,7 @@ impl StateDir {
         lock.set_len(0).map_err(error)?;
         lock.rewind().map_err(error)?;
         writeln!(lock, "{}", std::process::id()).map_err(error)?;
-        Ok(Self { path: path.into(), _lock: lock })
+        Ok(Self { path: path.into(), lock })
     }
 
     /// A fresh epoch, already on disk.
