@@ -84,7 +84,8 @@ pub struct PeerOptions {
     pub name: String,
     /// Its public X25519 key.
     pub public_key: [u8; 32],
-    /// Where its network plane listens; tried in order until one answers.
+    /// Where its network plane listens. Beats and handshakes go to all of them, data to the one
+    /// that was heard from last.
     pub endpoints: Vec<SocketAddr>,
     /// Its addresses inside the virtual interface: packets to them go to it, packets from it must
     /// come from them.

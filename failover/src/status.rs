@@ -121,9 +121,9 @@ pub struct Counters {
     pub dropped: u64,
     /// Waiting for a predecessor.
     pub held: u64,
-    /// By cause: `queue_full`, `ttl`, `unconfirmed`, `peer_removed`, `read_class`.
+    /// By cause: `queue_full`, `ttl`, `unconfirmed`, `read_class`, `malformed`, `no_keys`.
     pub lost_by_cause: BTreeMap<String, u64>,
-    /// By cause: `duplicate`, `ttl`, `source`, `destination`, `malformed`.
+    /// By cause: `duplicate`, `ttl`, `source`, `beyond_window`, `peer_restarted`.
     pub dropped_by_cause: BTreeMap<String, u64>,
     /// Bytes of frames sent by the network.
     pub network_bytes: u64,
