@@ -61,6 +61,13 @@ pub struct Echo {
     pub age: Duration,
 }
 
+impl Echo {
+    /// How long the way there and back took, when the answer came at `at`.
+    pub(crate) fn round(&self, at: Time) -> Duration {
+        at.since(Time(self.stamp)).saturating_sub(self.age)
+    }
+}
+
 /// A beat that was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heard {

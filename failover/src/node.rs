@@ -23,6 +23,8 @@ pub struct Node {
     unroutable: u64,
     /// The moment the last finish asked to be called at.
     promised: Option<Time>,
+    /// Peers that were forgotten so far.
+    removed: u64,
 }
 
 /// What a volume was last told.
@@ -45,9 +47,10 @@ impl Node {
             refused: BTreeMap::new(),
             unroutable: 0,
             promised: None,
+            removed: 0,
         };
         for peer in node.options.peers.clone() {
-            node.peers.insert(peer.id, Peer::new(&node.options, peer, world));
+            node.peers.insert(peer.id, Peer::new(&node.options, node.options.epoch, peer, world));
         }
         node.index();
         node
@@ -201,13 +204,17 @@ impl Node {
                 && let Some(gone) = self.peers.remove(&old.id)
             {
                 gone.remove(world);
+                self.removed += 1;
             }
         }
         for new in self.options.peers.clone() {
             match self.peers.get_mut(&new.id) {
                 Some(peer) => peer.configure(&self.options, new, world),
                 None => {
-                    self.peers.insert(new.id, Peer::new(&self.options, new, world));
+                    // A peer that was known before must see another incarnation of us: the numbers
+                    // of our frames begin anew.
+                    let epoch = self.options.epoch.saturating_add(self.removed);
+                    self.peers.insert(new.id, Peer::new(&self.options, epoch, new, world));
                 }
             }
         }

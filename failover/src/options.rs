@@ -117,6 +117,8 @@ pub struct Timing {
     pub express_ttl: Duration,
     /// Time to live of write (and read) packets.
     pub write_ttl: Duration,
+    /// Age at which session keys are renewed.
+    pub rekey_after: Duration,
     /// Bytes kept unacknowledged per peer at most.
     pub kept_bytes_max: usize,
     /// Bytes waiting per peer and class at most.
@@ -135,6 +137,7 @@ impl Default for Timing {
             storage_beat_active: Duration::from_millis(100),
             express_ttl: Duration::from_millis(500),
             write_ttl: Duration::from_secs(5),
+            rekey_after: Duration::from_secs(3600),
             kept_bytes_max: 32 << 20,
             queue_bytes_max: 8 << 20,
         }

@@ -145,13 +145,13 @@ impl Check {
     }
 
     /// A daemon handed a packet to its interface.
-    pub fn delivered(&mut self, now: u64, host: u8, packet: &[u8], truth: &Truth) {
+    pub fn delivered(&mut self, now: u64, (host, node): (u8, u8), packet: &[u8], truth: &Truth) {
         let (id, numbers) = match workload::read(packet, &self.flows) {
             Ok(read) => read,
             Err(why) => return self.fail(now, "I3 no phantom", format!("host {host}: {why}")),
         };
         let flow = self.flows[id].clone();
-        if flow.to != host {
+        if flow.to != node {
             return self.fail(now, "I3 no phantom", format!("flow {id} came to host {host}"));
         }
         self.pair(host, flow.from).delivered += 1;
@@ -170,7 +170,7 @@ impl Check {
                 return self.fail(now, "I1 at most once", detail);
             }
             let age = now - sent.at;
-            if age > ttl + AGE_TOLERANCE {
+            if age > ttl + AGE_TOLERANCE && !truth.excuses_age(sent.at, (flow.from, flow.to)) {
                 let detail = format!("flow {id}: unit {number} came {} ms old", age / 1000);
                 return self.fail(now, "age", detail);
             }
@@ -220,8 +220,33 @@ impl Check {
                 pair.restarts += 1;
             }
         }
+        self.orders_begin_anew(|flow| flow.from == host || flow.to == host);
+    }
+
+    /// A second daemon of that node came or went: its peers may lose what was under way.
+    pub fn reincarnated(&mut self, node: u8) {
+        self.crashes += 1;
+        for ((_, peer), pair) in &mut self.pairs {
+            if *peer == node {
+                pair.restarts += 1;
+            }
+        }
+        self.orders_begin_anew(|flow| flow.from == node || flow.to == node);
+    }
+
+    /// A host forgot a peer and meets it anew: both begin new books of each other.
+    pub fn forgotten(&mut self, host: u8, peer: u8) {
+        self.crashes += 1;
+        *self.pair(host, peer) = Pair { restarts: 1, ..Pair::default() };
+        self.pair(peer, host).restarts += 1;
+        self.orders_begin_anew(|flow| {
+            (flow.from, flow.to) == (host, peer) || (flow.from, flow.to) == (peer, host)
+        });
+    }
+
+    fn orders_begin_anew(&mut self, which: impl Fn(&Flow) -> bool) {
         for (flow, book) in self.flows.iter().zip(&mut self.books) {
-            if flow.from == host || flow.to == host {
+            if which(flow) {
                 book.highest = None;
             }
         }

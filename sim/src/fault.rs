@@ -38,10 +38,36 @@ pub enum Fault {
     Pause,
     LateLoop,
     LateBeat,
+    SlowReader,
+    Shrunk,
+    LostWrite,
+    Misdirected,
+    BitRot,
+    WrongVolume,
+    MirrorLag,
+    MirrorReorder,
+    MirrorSplit,
+    RolledBack,
+    Reinit,
+    ForeignData,
+    Collapse,
+    Spike,
+    Replayed,
+    Reflected,
+    Forged,
+    Garbage,
+    FrozenClock,
+    WallClock,
+    TwoDaemons,
+    WrongKey,
+    OtherVersion,
+    Reload,
+    Drill,
+    Rekey,
 }
 
 /// Every kind with its word.
-pub const ALL: [(Fault, &str); 30] = [
+pub const ALL: [(Fault, &str); 56] = [
     (Fault::Loss, "loss"),
     (Fault::Duplicate, "duplicate"),
     (Fault::Reorder, "reorder"),
@@ -72,11 +98,43 @@ pub const ALL: [(Fault, &str); 30] = [
     (Fault::Pause, "pause"),
     (Fault::LateLoop, "late_loop"),
     (Fault::LateBeat, "late_beat"),
+    (Fault::SlowReader, "slow_reader"),
+    (Fault::Shrunk, "shrunk"),
+    (Fault::LostWrite, "lost_write"),
+    (Fault::Misdirected, "misdirected"),
+    (Fault::BitRot, "bit_rot"),
+    (Fault::WrongVolume, "wrong_volume"),
+    (Fault::MirrorLag, "mirror_lag"),
+    (Fault::MirrorReorder, "mirror_reorder"),
+    (Fault::MirrorSplit, "mirror_split"),
+    (Fault::RolledBack, "rolled_back"),
+    (Fault::Reinit, "reinit"),
+    (Fault::ForeignData, "foreign_data"),
+    (Fault::Collapse, "collapse"),
+    (Fault::Spike, "spike"),
+    (Fault::Replayed, "replayed"),
+    (Fault::Reflected, "reflected"),
+    (Fault::Forged, "forged"),
+    (Fault::Garbage, "garbage"),
+    (Fault::FrozenClock, "frozen_clock"),
+    (Fault::WallClock, "wall_clock"),
+    (Fault::TwoDaemons, "two_daemons"),
+    (Fault::WrongKey, "wrong_key"),
+    (Fault::OtherVersion, "other_version"),
+    (Fault::Reload, "reload"),
+    (Fault::Drill, "drill"),
+    (Fault::Rekey, "rekey"),
 ];
 
 /// How often each kind fired.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fired([u64; ALL.len()]);
+
+impl Default for Fired {
+    fn default() -> Self {
+        Self([0; ALL.len()])
+    }
+}
 
 impl Fired {
     /// It happened once more.

@@ -4,12 +4,12 @@
 //! drives the pulse, a store plane with three machines. The machine has a clock that began
 //! somewhere and runs a little wrong, a socket buffer and an interface queue that outlive a pause.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use failover::{
-    ClassRules, Node, NodeId, Options, PeerOptions, Time, Timing, VolumeId, World,
+    ClassRules, Command, Node, NodeId, Options, PeerOptions, Time, Timing, VolumeId, World,
     beat::{Heard, Pulse},
 };
 use snow::{params::DHChoice, resolvers::CryptoResolver};
@@ -58,6 +58,13 @@ impl Clock {
         }
         at
     }
+
+    /// It stood still for so long.
+    fn stood_still(&mut self, length: u64) {
+        let length = i64::try_from(length).unwrap_or(0);
+        // A little less: rounding must never turn it back.
+        self.offset -= (length + length * self.drift / 1_000_000 - 4).max(0);
+    }
 }
 
 /// Something for the turn loop.
@@ -67,6 +74,7 @@ pub(crate) enum In {
     Tcp(Bytes),
     Heard(Heard),
     Network(failover::NetworkFact),
+    Command(Box<Command>),
 }
 
 /// A running daemon.
@@ -79,6 +87,7 @@ pub(crate) struct Daemon {
     /// True times of the next turn and the next beat; later events for them are void.
     pub(crate) turn_at: u64,
     pub(crate) pulse_at: u64,
+    epoch: u64,
     /// When the loop last ended a turn, by its own clock.
     pub(crate) turned: u64,
     pub(crate) turns: u64,
@@ -87,12 +96,23 @@ pub(crate) struct Daemon {
 /// A machine.
 #[derive(Debug)]
 pub(crate) struct Host {
+    /// Its number among the machines, and in its address.
     pub(crate) id: u8,
+    /// The number its daemon goes by: another's, when it is a second daemon by mistake.
+    pub(crate) node: u8,
     pub(crate) clock: Clock,
     pub(crate) daemon: Option<Daemon>,
     pub(crate) incarnation: u32,
     pub(crate) paused_until: u64,
+    /// The pause stops the clock, too; for so long.
+    pub(crate) frozen: u64,
     pub(crate) carrier: bool,
+    /// Peers whose key it has wrong.
+    pub(crate) wrong_keys: BTreeSet<u8>,
+    /// It speaks another version.
+    pub(crate) other_version: bool,
+    /// It read its configuration again so many times.
+    pub(crate) reloads: u32,
     pub(crate) turn_late: (u32, u64),
     pub(crate) beat_late: (u32, u64),
     /// The high half of the last epoch, on its own disk.
@@ -150,11 +170,16 @@ impl Host {
     pub(crate) fn new(id: u8, rng: &mut Rng) -> Self {
         Self {
             id,
+            node: id,
             clock: Clock::random(rng),
             daemon: None,
             incarnation: 0,
             paused_until: 0,
+            frozen: 0,
             carrier: true,
+            wrong_keys: BTreeSet::new(),
+            other_version: false,
+            reloads: 0,
             turn_late: (0, 0),
             beat_late: (0, 0),
             stored: None,
@@ -167,44 +192,81 @@ impl Host {
         self.stored = None;
     }
 
+    /// Its configuration, as it is now.
+    fn options(&self, epoch: u64, keys: &[[u8; 32]], rekey: u64) -> Options {
+        let volume = VolumeId(0);
+        let peers = (1..).zip(keys).filter(|(host, _)| *host != self.node);
+        let peers = peers.map(|(host, key)| {
+            let mut public_key = *key;
+            if self.wrong_keys.contains(&host) {
+                public_key[3] ^= 0x40;
+            }
+            PeerOptions {
+                id: node_id(host),
+                name: format!("host{host}"),
+                public_key,
+                endpoints: vec![endpoint(host)],
+                addresses: vec![workload::address(host)],
+                send_volume: Some(volume),
+                receive_volume: Some(volume),
+            }
+        });
+        let base = Timing::default();
+        let hold = base.hold * (1 + self.reloads % 2);
+        Options {
+            id: node_id(self.node),
+            name: format!("host{}", self.node),
+            group: b"simulated".to_vec(),
+            private_key: Zeroizing::new(private_key(self.node)),
+            epoch,
+            addresses: vec![workload::address(self.node)],
+            peers: peers.collect(),
+            timing: Timing { hold, rekey_after: Duration::from_secs(rekey), ..base },
+            classes: ClassRules::default(),
+            plaintext: false,
+        }
+    }
+
+    /// The order to read the configuration again.
+    pub(crate) fn configuration(&self, keys: &[[u8; 32]], rekey: u64) -> Option<In> {
+        let epoch = self.daemon.as_ref()?.epoch;
+        let options = self.options(epoch, keys, rekey);
+        Some(In::Command(Box::new(Command::Configure(Box::new(options)))))
+    }
+
+    /// The process goes on; its clock stood still if the whole machine did.
+    pub(crate) fn thaw(&mut self) {
+        let length = std::mem::take(&mut self.frozen);
+        if length > 0 {
+            self.clock.stood_still(length);
+        }
+    }
+
     /// Starts a daemon; the turn loop, the beat thread and the machines are due at once.
-    pub(crate) fn start(&mut self, now: u64, keys: &[[u8; 32]], disk: &Disk, rng: &mut Rng) {
+    pub(crate) fn start(
+        &mut self,
+        now: u64,
+        keys: &[[u8; 32]],
+        rekey: u64,
+        disk: &Disk,
+        rng: &mut Rng,
+    ) {
         // As the daemon chooses it: seconds since 1970, or one more than the last.
         let seconds = 1_700_000_000 + now / 1_000_000;
         let high = self.stored.map_or(0, |s| s + 1).max(seconds);
         self.stored = Some(high);
         let epoch = high << 32 | (rng.draw() >> 32);
-        let volume = VolumeId(0);
-        let peers = (1..).zip(keys).filter(|(host, _)| *host != self.id);
-        let peers = peers.map(|(host, key)| PeerOptions {
-            id: node_id(host),
-            name: format!("host{host}"),
-            public_key: *key,
-            endpoints: vec![endpoint(host)],
-            addresses: vec![workload::address(host)],
-            send_volume: Some(volume),
-            receive_volume: Some(volume),
-        });
-        let options = Options {
-            id: node_id(self.id),
-            name: format!("host{}", self.id),
-            group: b"simulated".to_vec(),
-            private_key: Zeroizing::new(private_key(self.id)),
-            epoch,
-            addresses: vec![workload::address(self.id)],
-            peers: peers.collect(),
-            timing: Timing::default(),
-            classes: ClassRules::default(),
-            plaintext: false,
-        };
+        let options = self.options(epoch, keys, rekey);
         let interval = failover::micros(Timing::default().storage_beat_active);
         let nonce = rng.draw();
-        let store = Store::new(self.id, disk.superblock(), epoch, nonce, interval)
+        // Wall clocks are for people: any will do.
+        let wall = rng.spread(1, 2_000_000_000_000_000);
+        let store = Store::new(self.node, disk.superblock(), epoch, nonce, interval, wall)
             .expect("the disk was formatted for this host");
         let shown = self.clock.shows(now);
         let mut outputs = Vec::new();
         let node = Node::new(options, &mut Hands { rng, outputs: &mut outputs });
-        let mut pulse = Pulse::new(node_id(self.id));
+        let mut pulse = Pulse::new(node_id(self.node));
         for output in outputs {
             if let failover::Output::Beat(order) = output {
                 pulse.order(Time(shown), order);
@@ -218,6 +280,7 @@ impl Host {
             inbox: VecDeque::new(),
             turn_at: u64::MAX,
             pulse_at: u64::MAX,
+            epoch,
             turned: shown,
             turns: 0,
         });

@@ -1,15 +1,22 @@
 //! `sidepath-sim`: runs seeds, says what broke and how to see it again.
 //!
 //! ```text
-//! sidepath-sim --seeds 500                    seeds 1 to 500, each a story of its own
+//! sidepath-sim --seeds 1000                   seeds 1 to 1000, each a story of its own
 //! sidepath-sim --start 77 --seeds 1 --trace   one seed, everything printed
 //! sidepath-sim --scenario pause --seeds 100   one story, many seeds
+//! sidepath-sim --canary                       planted bugs: each must be found
 //! ```
 //!
 //! The last line is a summary; the exit code is 0, or 1 when an invariant broke or, in a run of two
 //! hundred seeds or more over all faults, when a kind of fault never fired.
 
+mod words;
+
 use std::process::ExitCode;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 
 use sim::{
     Outcome,
@@ -17,102 +24,154 @@ use sim::{
     plan::Plan,
     run,
     scenario::{self, swarm},
+    shrink::{Part, shrink},
 };
-
-const USAGE: &str = "usage: sidepath-sim [--seeds N] [--start SEED] [--scenario NAME] \
-[--seconds N] [--stride N] [--trace] [--keep-going] [--canary]
-  --seeds N        how many seeds to run (1)
-  --start SEED     the first (1)
-  --scenario NAME  one story instead of one drawn from each seed; `list` names them
-  --seconds N      longest safety phase of a drawn story (40)
-  --stride N       look at the balances after every N turns (8)
-  --trace          print everything that happens (also --seed-verbose)
-  --keep-going     do not stop at the tenth failure
-  --canary         break the interface on purpose: every seed must fail";
+use words::{USAGE, Words};
 
 /// Failures after which a run stops.
-const FAILURES_MAX: u64 = 10;
+const FAILURES_MAX: usize = 10;
 /// Seeds of which every kind of fault is expected.
 const ENOUGH: u64 = 200;
-
-#[derive(Debug)]
-struct Words {
-    seeds: u64,
-    start: u64,
-    scenario: String,
-    seconds: u64,
-    stride: u64,
-    aloud: bool,
-    keep_going: bool,
-    canary: bool,
-}
-
-fn words() -> Result<Words, String> {
-    let mut words = Words {
-        seeds: 1,
-        start: 1,
-        scenario: "swarm".into(),
-        seconds: 40,
-        stride: 8,
-        aloud: false,
-        keep_going: false,
-        canary: false,
-    };
-    let mut args = std::env::args().skip(1);
-    while let Some(word) = args.next() {
-        let mut value = || args.next().ok_or_else(|| format!("{word} needs a value"));
-        let number = |v: String| v.parse::<u64>().map_err(|_| format!("{v} is no number"));
-        match word.as_str() {
-            "--seeds" => words.seeds = number(value()?)?,
-            "--start" => words.start = number(value()?)?,
-            "--seconds" => words.seconds = number(value()?)?.max(10),
-            "--stride" => words.stride = number(value()?)?.max(1),
-            "--scenario" => words.scenario = value()?,
-            "--trace" | "--seed-verbose" => words.aloud = true,
-            "--canary" => words.canary = true,
-            "--keep-going" => words.keep_going = true,
-            _ => return Err(format!("unknown word {word}")),
-        }
-    }
-    Ok(words)
-}
+/// Failures that are shrunk: it takes its time.
+const SHRUNK_MAX: usize = 3;
 
 fn plan(words: &Words, seed: u64) -> Option<Plan> {
-    match words.scenario.as_str() {
-        "swarm" => Some(swarm::of_length(seed, words.seconds)),
-        name => scenario::named(name).map(|story| story(seed)),
-    }
+    let plan = match words.scenario.as_str() {
+        "swarm" => swarm::of_length(seed, words.seconds),
+        name => scenario::named(name)?(seed),
+    };
+    let part = Part {
+        steps: words.only.clone().unwrap_or_else(|| (0..plan.steps.len()).collect()),
+        heal_at: words.heal.map_or(plan.heal_at, |us| us),
+    };
+    Some(Plan { canary: words.faulty, ..part.of(&plan) })
 }
 
-/// User time of this process so far, in microseconds.
+/// User and system time of this process so far, in microseconds.
 fn cpu() -> u64 {
-    // /proc/self/stat: fields 14 and 15 are user and system time in ticks of 10 ms.
+    // /proc/self/stat: fields 14 and 15, in ticks of 10 ms.
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let rest = stat.rsplit(')').next().unwrap_or_default();
     let ticks = rest.split_whitespace().skip(11).take(2);
     ticks.filter_map(|t| t.parse::<u64>().ok()).sum::<u64>() * 10_000
 }
 
-fn tell(words: &Words, seed: u64, outcome: &Outcome) {
+fn tell(words: &Words, seed: u64, outcome: &Outcome, may_shrink: bool) {
     let Some(v) = &outcome.violation else { return };
-    println!("--- seed {seed} ({}) broke: {}", words.scenario, v.invariant);
-    for line in &outcome.last {
-        println!("{line}");
+    println!("--- seed {seed} ({}) broke: {}: {}", words.scenario, v.invariant, v.detail);
+    let Some(whole) = plan(words, seed) else { return };
+    let (mut again, mut last, mut part) = (String::new(), outcome.last.clone(), None);
+    if may_shrink && words.only.is_none() && !words.aloud {
+        let (short, shrunk) = shrink(&whole, seed, words.stride, outcome);
+        if let Some(v) = &shrunk.violation {
+            let steps: Vec<_> = short.steps.iter().map(ToString::to_string).collect();
+            again = format!(" --only {} --heal {}", steps.join(","), short.heal_at);
+            println!("shrunk from {} steps to {}; then:", whole.steps.len(), steps.len());
+            println!(
+                "at {}.{:06} s: {}: {}",
+                v.at / 1_000_000,
+                v.at % 1_000_000,
+                v.invariant,
+                v.detail
+            );
+            last.clone_from(&shrunk.last);
+            part = Some(short.of(&whole));
+        }
     }
+    let told = part.unwrap_or(whole);
+    println!(
+        "story: {} hosts, wire {} us, disk {} us, mirror {:?}, keys {} s, healed at {} ms",
+        told.hosts,
+        told.delay,
+        told.latency,
+        told.mirror,
+        told.rekey,
+        told.heal_at / 1_000
+    );
+    for (at, action) in told.steps.iter().filter(|s| s.0 < told.heal_at) {
+        println!("  {:>8} ms  {action:?}", at / 1_000);
+    }
+    if words.brief {
+        return;
+    }
+    println!("the last that happened:");
+    last.iter().for_each(|line| println!("{line}"));
     println!("at {}.{:06} s: {}: {}", v.at / 1_000_000, v.at % 1_000_000, v.invariant, v.detail);
     println!("commit {}", option_env!("SIDEPATH_COMMIT").unwrap_or("unknown"));
     println!(
         "again: cargo run --release -p sidepath-sim -- --scenario {} --start {seed} --seeds 1 \
-         --seconds {} --stride {} --trace",
+         --seconds {} --stride {}{again} --trace",
         words.scenario, words.seconds, words.stride
     );
 }
 
+/// What all runs came to.
+#[derive(Debug, Default)]
+struct Sum {
+    fired: Fired,
+    simulated: u64,
+    events: u64,
+    digest: u64,
+    units: (u64, u64, u64),
+    done: u64,
+    failed: Vec<u64>,
+}
+
+/// Runs the seeds on as many threads as asked for; seeds share nothing.
+fn run_all(words: &Words) -> Sum {
+    let next = AtomicU64::new(words.start);
+    let end = words.start.saturating_add(words.seeds);
+    let sum = Mutex::new(Sum::default());
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                return;
+            }
+            let Some(plan) = plan(words, seed) else { return };
+            let outcome = run(plan, seed, words.stride, words.aloud);
+            let failed = outcome.violation.is_some() != words.faulty;
+            let mut shrinks = false;
+            if let Ok(mut sum) = sum.lock() {
+                sum.done += 1;
+                sum.fired.add(&outcome.fired);
+                sum.simulated += outcome.simulated;
+                sum.events += outcome.events;
+                sum.units.0 += outcome.units.0;
+                sum.units.1 += outcome.units.1;
+                sum.units.2 += outcome.units.2;
+                // Whatever the order in which threads finish.
+                sum.digest ^= outcome.digest.rotate_left(u32::try_from(seed % 64).unwrap_or(0));
+                if failed {
+                    sum.failed.push(seed);
+                    shrinks = sum.failed.len() <= SHRUNK_MAX || words.keep_going;
+                    if sum.failed.len() >= FAILURES_MAX && !words.keep_going {
+                        next.store(end, Ordering::Relaxed);
+                    }
+                }
+            }
+            if failed && !words.faulty {
+                tell(words, seed, &outcome, shrinks);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..words.threads.max(1) {
+            scope.spawn(work);
+        }
+    });
+    let mut sum = sum.into_inner().unwrap_or_default();
+    sum.failed.sort_unstable();
+    sum
+}
+
 fn main() -> ExitCode {
-    let words = match words() {
+    let words = match words::read() {
         Ok(words) if words.scenario == "list" => {
-            scenario::ALL.iter().for_each(|(name, _)| println!("{name}"));
-            println!("swarm");
+            for story in scenario::ALL {
+                println!("{:<20} {}", story.name, story.lines.join(" "));
+            }
+            println!("{:<20} all of them, drawn", "swarm");
             return ExitCode::SUCCESS;
         }
         Ok(words) => words,
@@ -121,35 +180,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let (mut fired, mut simulated, mut events) = (Fired::default(), 0, 0);
-    let (mut failed, mut done, mut digest) = (Vec::new(), 0, 0_u64);
-    let mut units = (0, 0, 0);
-    for seed in words.start..words.start.saturating_add(words.seeds) {
-        let Some(plan) = plan(&words, seed) else {
-            eprintln!("no story is called {}; `--scenario list` names them", words.scenario);
-            return ExitCode::from(2);
-        };
-        let plan = Plan { canary: words.canary, ..plan };
-        let outcome = run(plan, seed, words.stride, words.aloud);
-        done += 1;
-        fired.add(&outcome.fired);
-        simulated += outcome.simulated;
-        events += outcome.events;
-        units.0 += outcome.units.0;
-        units.1 += outcome.units.1;
-        units.2 += outcome.units.2;
-        digest = digest.rotate_left(1) ^ outcome.digest;
-        if words.canary {
-            failed.extend(outcome.violation.is_none().then_some(seed));
-        } else if outcome.violation.is_some() {
-            tell(&words, seed, &outcome);
-            failed.push(seed);
-            if failed.len() as u64 >= FAILURES_MAX && !words.keep_going {
-                println!("stopped after {FAILURES_MAX} failures");
-                break;
-            }
-        }
+    if words.scenario != "swarm" && scenario::named(&words.scenario).is_none() {
+        eprintln!("no story is called {}; `--scenario list` names them", words.scenario);
+        return ExitCode::from(2);
     }
+    let Sum { fired, simulated, events, digest, units, done, failed } = run_all(&words);
     let never: Vec<_> = fired.each().filter(|(_, n)| *n == 0).map(|(word, _)| word).collect();
     let faults: Vec<_> = fired.each().map(|(word, n)| format!("{word} {n}")).collect();
     println!("faults: {}", faults.join(", "));
@@ -157,12 +192,12 @@ fn main() -> ExitCode {
         "units: {} offered, {} delivered, {} given up; {events} events; digest {digest:016x}",
         units.0, units.1, units.2
     );
-    let missing = !words.canary && words.scenario == "swarm" && done >= ENOUGH && !never.is_empty();
+    let missing = !words.faulty && words.scenario == "swarm" && done >= ENOUGH && !never.is_empty();
     if missing {
         println!("never fired: {}", never.join(", "));
     }
     if !failed.is_empty() {
-        let what = if words.canary { "the canary was not noticed by" } else { "failing" };
+        let what = if words.faulty { "the broken interface was not noticed by" } else { "failing" };
         println!("{what} seeds: {failed:?}");
     }
     let (seconds, cpu) = (simulated / 1_000_000, cpu().max(1));

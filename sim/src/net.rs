@@ -19,6 +19,8 @@ const TCP_STUCK: u64 = 1_500_000;
 /// How often a standing stream tries again.
 pub(crate) const TCP_RETRY: u64 = 100_000;
 const TCP_BUFFER: usize = 1 << 20;
+/// What a slow wire lets wait, microseconds.
+pub const QUEUE: u64 = 200_000;
 
 /// How a wire behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,11 @@ pub struct Wire {
     pub corrupt: u32,
     /// Longer datagrams vanish.
     pub hole_over: Option<usize>,
+    /// Bytes per second that get through, 0 for all; what would wait longer than
+    /// [`QUEUE`] is dropped.
+    pub rate: u64,
+    /// Added to the delay of everything, microseconds.
+    pub spike: u64,
     /// Everything vanishes.
     pub cut: bool,
 }
@@ -53,6 +60,8 @@ impl Wire {
             reorder: 0,
             corrupt: 0,
             hole_over: None,
+            rate: 0,
+            spike: 0,
             cut: false,
         }
     }
@@ -60,13 +69,17 @@ impl Wire {
     /// Nothing is lost here.
     #[must_use]
     pub const fn works(&self) -> bool {
-        !self.cut && self.hole_over.is_none() && self.loss + self.corrupt <= 20_000
+        !self.cut
+            && self.hole_over.is_none()
+            && self.rate == 0
+            && self.spike == 0
+            && self.loss + self.corrupt <= 20_000
     }
 
     /// Order may change, or single datagrams be missing.
     #[must_use]
     pub const fn is_disorderly(&self) -> bool {
-        self.loss + self.corrupt + self.reorder != 0
+        self.loss + self.corrupt + self.reorder != 0 || self.rate != 0
     }
 }
 
@@ -74,6 +87,8 @@ impl Wire {
 struct Line {
     wire: Wire,
     last_arrival: u64,
+    /// A slow wire is busy until then.
+    busy_until: u64,
     stream: Stream,
 }
 
@@ -121,8 +136,12 @@ impl Net {
         let mut lines = BTreeMap::new();
         for from in 1..=hosts {
             for to in (1..=hosts).filter(|to| *to != from) {
-                let line =
-                    Line { wire: Wire::good(delay), last_arrival: 0, stream: Stream::default() };
+                let line = Line {
+                    wire: Wire::good(delay),
+                    last_arrival: 0,
+                    busy_until: 0,
+                    stream: Stream::default(),
+                };
                 lines.insert((from, to), line);
             }
         }
@@ -167,7 +186,20 @@ impl Net {
             fired.count(Fault::Loss);
             return;
         }
-        let mut arrival = now + wire.delay;
+        let mut arrival = now + wire.delay + wire.spike;
+        if wire.spike > 0 {
+            fired.count(Fault::Spike);
+        }
+        if wire.rate > 0 {
+            let waits = line.busy_until.saturating_sub(now);
+            if waits > QUEUE {
+                fired.count(Fault::Collapse);
+                return;
+            }
+            let takes = bytes.len() as u64 * 1_000_000 / wire.rate;
+            line.busy_until = now + waits + takes;
+            arrival += waits + takes;
+        }
         if wire.jitter > 0 {
             arrival += rng.below(wire.jitter);
             fired.count(Fault::Jitter);
@@ -265,7 +297,8 @@ impl Line {
     /// When a frame put into a flowing stream arrives.
     fn flow(&mut self, now: u64, length: usize, rng: &mut Rng) -> u64 {
         // A gigabit, and a retransmission for each segment lost on the way.
-        let mut at = now + self.wire.delay * 2 + length as u64 / 125;
+        let slow = (length as u64 * 1_000_000).checked_div(self.wire.rate).unwrap_or(0);
+        let mut at = now + self.wire.delay * 2 + self.wire.spike + length as u64 / 125 + slow;
         if rng.chance(self.wire.loss.saturating_mul(4)) {
             at += 200_000;
         }

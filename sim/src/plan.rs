@@ -1,6 +1,10 @@
 //! What is going to happen in a run: who is there, what flows, what breaks when.
 
-use crate::{disk::View, net::Wire, workload::Flow};
+use crate::{
+    disk::{MirrorSettings, View},
+    net::Wire,
+    workload::Flow,
+};
 
 /// One thing that is done to the world.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +80,77 @@ pub enum Action {
         /// The beat thread.
         beat: (u32, u64),
     },
+    /// A host stands still with its clock, as a virtual machine that is moved.
+    Freeze {
+        /// Whose.
+        host: u8,
+        /// For how long.
+        length: u64,
+    },
+    /// A second daemon starts on another machine with the key and number of this one, or stops.
+    Twin {
+        /// Whose number it has.
+        host: u8,
+        /// Starts, or stops.
+        runs: bool,
+    },
+    /// The disk's contents are remembered.
+    Snapshot,
+    /// They are as they were at the snapshot.
+    RollBack,
+    /// Somebody formats the live volume anew (`reinit`) or writes something else over it.
+    Overwrite {
+        /// Formats it.
+        reinit: bool,
+    },
+    /// What was overwritten is restored.
+    Restore,
+    /// The mirror behaves so from now on.
+    Mirror(MirrorSettings),
+    /// The mirror copies nothing for so many microseconds.
+    Split {
+        /// For how long.
+        length: u64,
+    },
+    /// A stranger sends something each so many microseconds (0: goes away).
+    Stranger {
+        /// Between two.
+        every: u64,
+    },
+    /// A host has a wrong key of a peer, or the right one again.
+    Key {
+        /// Who.
+        host: u8,
+        /// Of whom.
+        peer: u8,
+        /// Wrong, or right again.
+        wrong: bool,
+    },
+    /// A host speaks another version of the wire format, or ours again.
+    Version {
+        /// Who.
+        host: u8,
+        /// Another.
+        other: bool,
+    },
+    /// A host reads its configuration again: other times, same peers.
+    Reload {
+        /// Who.
+        host: u8,
+    },
+    /// A path is cut on command.
+    Drill {
+        /// By whom.
+        host: u8,
+        /// With whom.
+        peer: u8,
+        /// Which path.
+        cut: failover::Cut,
+        /// For how long.
+        length: u64,
+        /// Even if the other path is not up.
+        force: bool,
+    },
     /// Applications send, or do not.
     Traffic(bool),
     /// Everything is well again.
@@ -110,6 +185,10 @@ pub struct Plan {
     pub latency: u64,
     /// Blocks of a data ring.
     pub data_blocks: u32,
+    /// Two storage systems that copy from each other instead of one.
+    pub mirror: Option<MirrorSettings>,
+    /// Keys are renewed after so many seconds.
+    pub rekey: u64,
     /// What flows.
     pub flows: Vec<Flow>,
     /// What happens, by time.
@@ -138,12 +217,31 @@ impl Plan {
             delay: 150,
             latency: 120,
             data_blocks: 256,
+            mirror: None,
+            rekey: 3_600,
             flows,
             steps: vec![(0, Action::Traffic(true))],
             heal_at,
             expect: Expect::default(),
             canary: false,
         }
+    }
+
+    /// Whether some host gets a second daemon.
+    #[must_use]
+    pub fn has_twin(&self) -> bool {
+        self.steps.iter().any(|(_, a)| matches!(a, Action::Twin { .. }))
+    }
+
+    /// Whether something is done after which a daemon may end its use of the volume for good.
+    #[must_use]
+    pub fn may_fence(&self) -> bool {
+        self.has_twin()
+            || self.steps.iter().any(|(_, a)| {
+                matches!(a, Action::RollBack | Action::Overwrite { .. })
+                    || matches!(a, Action::View { view, .. }
+                        if view.wrong || view.misdirected + view.rot > 0)
+            })
     }
 
     /// Adds what happens at a time given in milliseconds.

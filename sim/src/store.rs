@@ -104,6 +104,7 @@ impl Store {
         epoch: u64,
         nonce: u64,
         interval: u64,
+        wall_unix_us_at_zero: u64,
     ) -> Option<Self> {
         let permit = Arc::new(Permit::default());
         let pool = Pool::new();
@@ -113,7 +114,7 @@ impl Store {
             epoch,
             nonce: nonce.max(1),
             interval,
-            wall_unix_us_at_zero: 0,
+            wall_unix_us_at_zero,
             permit: permit.clone(),
             pool: pool.clone(),
         })?;

@@ -25,6 +25,8 @@ struct Pair {
     storage: Option<u64>,
     /// Until when packets may overtake each other.
     disorder: u64,
+    /// A clock stood still until then: the age of what was under way cannot be known.
+    thawed: u64,
     /// Until when a burst that waited out a pause may overflow a queue.
     burst: u64,
 }
@@ -47,6 +49,21 @@ impl Truth {
                 pair.burst = now + BURST;
             }
         }
+    }
+
+    /// A host's clock goes on after it stood still.
+    pub fn thaw(&mut self, now: u64, host: u8) {
+        for (ends, pair) in &mut self.pairs {
+            if ends.0 == host || ends.1 == host {
+                pair.thawed = now;
+            }
+        }
+    }
+
+    /// Whether nobody could know how old something is that was sent at `sent`.
+    #[must_use]
+    pub fn excuses_age(&self, sent: u64, ends: (u8, u8)) -> bool {
+        self.pairs.get(&ends).is_some_and(|p| sent < p.thawed)
     }
 
     /// Packets may overtake each other until then.

@@ -48,6 +48,16 @@ impl World {
         }
     }
 
+    /// Turns the loop at once.
+    pub(crate) fn turn_now(&mut self, host: u8) {
+        let now = self.now;
+        let incarnation = self.host(host).incarnation;
+        if let Some(daemon) = &mut self.host(host).daemon {
+            daemon.turn_at = now;
+            self.turn_due(host, incarnation);
+        }
+    }
+
     pub(crate) fn turn_due(&mut self, host: u8, incarnation: u32) {
         let now = self.now;
         let machine = &mut self.hosts[usize::from(host) - 1];
@@ -73,6 +83,7 @@ impl World {
                 In::Tcp(bytes) => turn(node, shown, Input::TcpFrame(&bytes), &mut hands),
                 In::Heard(heard) => turn(node, shown, Input::Beat(heard), &mut hands),
                 In::Network(fact) => turn(node, shown, Input::Network(fact), &mut hands),
+                In::Command(order) => turn(node, shown, Input::Command(*order), &mut hands),
             }
         }
         for note in daemon.store.notes.drain(..) {
@@ -128,6 +139,18 @@ impl World {
         let now = self.now;
         let machine = &self.hosts[usize::from(host) - 1];
         let Some(daemon) = &machine.daemon else { return };
+        if machine.node != host {
+            return;
+        }
+        if let Some(breach) = self.disk.breach.take() {
+            self.check.fail(now, "I7 containment", breach);
+        }
+        if let Some(why) = &daemon.store.fenced
+            && !self.plan.may_fence()
+        {
+            let detail = format!("host {host} gave its volume up without a cause: {why}");
+            self.check.fail(now, "I6 fence", detail);
+        }
         for peer in daemon.node.status(Time(machine.clock.shows(now))).peers {
             self.check.status(now, host, &peer, &self.truth);
             if daemon.store.buffered(peer.id.get()) > 8 << 20 {
@@ -138,13 +161,30 @@ impl World {
 
     pub(crate) fn output(&mut self, host: u8, shown: Time, output: Output) {
         let now = self.now;
+        let output = match output {
+            Output::Datagram { to, frame, .. } => return self.send(host, to, frame),
+            Output::TcpFrame { peer, frame } => {
+                let frame = self.spoken(host, frame);
+                return self.tcp(host, peer.get(), &frame);
+            }
+            Output::Store { volume, to, ring, frame } => {
+                let frame = self.spoken(host, frame);
+                self.record(host, to.get(), &frame);
+                self.trace.note(now, host, "stores", (u64::from(to.get()), frame.len() as u64));
+                Output::Store { volume, to, ring, frame }
+            }
+            Output::Mailbox { volume, to, message } => {
+                let message = self.spoken(host, message);
+                Output::Mailbox { volume, to, message }
+            }
+            other => other,
+        };
         let machine = &mut self.hosts[usize::from(host) - 1];
+        let node = machine.node;
         let Some(daemon) = &mut machine.daemon else { return };
         match output {
-            Output::Datagram { to, frame, .. } => self.send(host, to, frame),
-            Output::TcpFrame { peer, frame } => self.tcp(host, peer.get(), &frame),
+            Output::Datagram { .. } | Output::TcpFrame { .. } => {}
             Output::Store { to, ring, frame, .. } => {
-                self.trace.note(now, host, "stores", (u64::from(to.get()), frame.len() as u64));
                 daemon.store.store(shown.micros(), to, ring, &frame);
             }
             Output::Mailbox { to, message, .. } => daemon.store.mailbox(to, &message),
@@ -155,13 +195,23 @@ impl World {
                 let faulty = self.plan.canary && self.rng.chance(3_333);
                 let times = if faulty { 2 * (now % 2) } else { 1 };
                 for _ in 0..times {
-                    self.check.delivered(now, host, &packet, &self.truth);
+                    self.check.delivered(now, (host, node), &packet, &self.truth);
                 }
             }
             Output::Beat(order) => daemon.pulse.order(shown, order),
             Output::Event(event) => {
-                if let Event::RouteChanged { peer, from, to, .. } = &event {
-                    self.check.changed(now, host, peer.get(), *from, *to);
+                match &event {
+                    Event::RouteChanged { peer, from, to, .. } => {
+                        self.check.changed(now, host, peer.get(), *from, *to);
+                    }
+                    Event::KeysAgreed { peer, peer_epoch, .. } => {
+                        let before = self.agreed.insert((host, peer.get()), *peer_epoch);
+                        if before == Some(*peer_epoch) {
+                            self.fired.count(Fault::Rekey);
+                        }
+                    }
+                    Event::DrillStarted { .. } => self.fired.count(Fault::Drill),
+                    _ => {}
                 }
                 self.trace.tell(now, host, "event", format!("{event:?}"));
             }

@@ -1,7 +1,10 @@
 //! Datagrams, streams and beats between hosts.
 
 use bytes::Bytes;
-use failover::{NetworkFact, Time, wire::FIRST_BYTE_BEAT};
+use failover::{
+    NetworkFact, Time,
+    wire::{FIRST_BYTE_BEAT, VERSION},
+};
 
 use crate::{
     fault::Fault,
@@ -15,11 +18,17 @@ impl World {
         let std::net::IpAddr::V4(address) = to.ip() else { return };
         let to = address.octets()[3];
         let now = self.now;
+        if to == 0 || to > self.machines() {
+            return;
+        }
+        let frame = self.spoken(host, frame);
+        self.record(host, to, &frame);
         self.trace.note(now, host, "sends", (u64::from(to), frame.len() as u64));
         if !self.hosts[usize::from(host) - 1].carrier {
             self.fired.count(Fault::CarrierLost);
             if self.rng.chance(50_000) {
-                let (peer, detail) = (node_id(to), "Network is down".to_owned());
+                let peer = node_id(self.host(to).node);
+                let detail = "Network is down".to_owned();
                 self.put(host, In::Network(NetworkFact::SendError { peer, detail }));
             }
             return;
@@ -57,8 +66,20 @@ impl World {
         }
     }
 
+    /// A frame in the version the host speaks.
+    pub(crate) fn spoken(&mut self, host: u8, frame: Bytes) -> Bytes {
+        if !self.host(host).other_version || frame.is_empty() {
+            return frame;
+        }
+        self.fired.count(Fault::OtherVersion);
+        let mut other = frame.to_vec();
+        other[0] = (VERSION + 1) << 4 | other[0] & 0x0f;
+        other.into()
+    }
+
     pub(crate) fn tcp(&mut self, from: u8, to: u8, frame: &Bytes) {
         let now = self.now;
+        self.record(from, to, frame);
         match self.net.stream(now, (from, to), frame, &mut self.rng, &mut self.fired) {
             Tcp::Arrives(at) => {
                 let incarnation = self.host(to).incarnation;
@@ -67,7 +88,8 @@ impl World {
             Tcp::Waits(0) => {}
             Tcp::Waits(at) => self.push(at, Ev::TcpRetry { from, to }),
             Tcp::Refused => {
-                self.put(from, In::Network(NetworkFact::TcpRefused { peer: node_id(to) }));
+                let peer = node_id(self.host(to).node);
+                self.put(from, In::Network(NetworkFact::TcpRefused { peer }));
             }
         }
     }
@@ -82,7 +104,8 @@ impl World {
             }
             Retry::Later(at) => self.push(at, Ev::TcpRetry { from, to }),
             Retry::Broke => {
-                self.put(from, In::Network(NetworkFact::TcpRefused { peer: node_id(to) }));
+                let peer = node_id(self.host(to).node);
+                self.put(from, In::Network(NetworkFact::TcpRefused { peer }));
             }
         }
     }

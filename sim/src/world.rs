@@ -9,7 +9,10 @@
 //! time is not the field's is void. Nothing here decides anything about packets: the core does, the
 //! world only carries, late and damaged.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+};
 
 use bytes::Bytes;
 use failover::{NetworkFact, Output};
@@ -17,13 +20,14 @@ use failover::{NetworkFact, Output};
 use crate::{
     check::Check,
     disk::Disk,
-    fault::Fired,
+    fault::{Fault, Fired},
     host::{Host, In, node_id, public_keys},
     machines::WATCH_EVERY,
     net::Net,
     plan::Plan,
     rng::Rng,
     store::Role,
+    stranger::Stranger,
     trace::Trace,
     truth::Truth,
 };
@@ -45,6 +49,8 @@ pub(crate) enum Ev {
     Link { host: u8, up: bool },
     Emit { flow: usize },
     Resume { host: u8 },
+    Stranger,
+    Key { host: u8, peer: u8, wrong: bool },
     Step(usize),
     Tick,
 }
@@ -82,7 +88,7 @@ pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) plan: Plan,
     pub(crate) hosts: Vec<Host>,
-    keys: Vec<[u8; 32]>,
+    pub(crate) keys: Vec<[u8; 32]>,
     pub(crate) net: Net,
     pub(crate) disk: Disk,
     pub(crate) check: Check,
@@ -90,6 +96,11 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     pub(crate) fired: Fired,
     pub(crate) traffic: bool,
+    pub(crate) stranger: Stranger,
+    /// Drills under way at most until then: host, peer.
+    pub(crate) drills: Vec<(u8, u8, u64)>,
+    /// The peer's incarnation at the last agreement, to tell a renewal of keys.
+    pub(crate) agreed: BTreeMap<(u8, u8), u64>,
     pub(crate) events: u64,
     /// Balances are looked at after every so many turns.
     pub(crate) stride: u64,
@@ -99,20 +110,30 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(plan: Plan, seed: u64, stride: u64, aloud: bool) -> Self {
         let mut rng = Rng::new(seed ^ 0x51de_9a7b);
-        let hosts = (1..=plan.hosts).map(|id| Host::new(id, &mut rng)).collect();
+        let machines = plan.hosts + u8::from(plan.has_twin());
+        let hosts = (1..=machines).map(|id| Host::new(id, &mut rng)).collect();
         let mut world = Self {
             now: 0,
             heap: BinaryHeap::new(),
             order: 0,
             hosts,
             keys: public_keys(plan.hosts),
-            net: Net::new(plan.hosts, plan.delay),
-            disk: Disk::new(plan.hosts, plan.data_blocks, plan.latency, rng.draw()),
+            net: Net::new(machines, plan.delay),
+            disk: Disk::new(
+                (plan.hosts, machines),
+                plan.data_blocks,
+                plan.latency,
+                rng.draw(),
+                plan.mirror,
+            ),
             check: Check::new(&plan.flows),
             truth: Truth::default(),
             trace: Trace::new(aloud),
             fired: Fired::default(),
             traffic: false,
+            stranger: Stranger::default(),
+            drills: Vec::new(),
+            agreed: BTreeMap::new(),
             events: 0,
             stride,
             outputs: Vec::new(),
@@ -194,6 +215,8 @@ impl World {
             }
             Ev::Emit { flow } => self.emit(flow),
             Ev::Resume { host } => self.resume(host),
+            Ev::Stranger => self.stranger_acts(),
+            Ev::Key { host, peer, wrong } => self.key(host, peer, wrong),
             Ev::Step(step) => {
                 let (at, action) = self.plan.steps[step].clone();
                 // Many a crash comes in the middle of a write: that is when it hurts.
@@ -222,13 +245,20 @@ impl World {
         if machine.daemon.is_some() {
             return;
         }
-        machine.start(now, keys, disk, &mut self.rng);
+        machine.start(now, keys, self.plan.rekey, disk, &mut self.rng);
+        self.fired.count(Fault::WallClock);
         let incarnation = machine.incarnation;
         self.trace.tell(now, host, "starts", format!("incarnation {incarnation}"));
         self.wake(host, now);
         self.wake_machines(host);
         self.push(now + WATCH_EVERY, Ev::Watch { host, incarnation });
-        self.truth.restart(now, host);
+        let node = self.host(host).node;
+        self.truth.restart(now, node);
+    }
+
+    /// How many machines there are, a second daemon's included.
+    pub(crate) fn machines(&self) -> u8 {
+        u8::try_from(self.hosts.len()).unwrap_or(u8::MAX)
     }
 
     pub(crate) fn crash(&mut self, host: u8) {
@@ -236,6 +266,7 @@ impl World {
         let machine = &mut self.hosts[usize::from(host) - 1];
         let Some(mut daemon) = machine.daemon.take() else { return };
         machine.paused_until = 0;
+        machine.thaw();
         machine.socket.clear();
         machine.tun.clear();
         for seat in &mut daemon.store.seats {
@@ -244,11 +275,24 @@ impl World {
             }
         }
         self.net.reset(host);
-        self.check.restarted(host);
-        self.truth.restart(now, host);
+        let node = self.host(host).node;
+        if node == host {
+            self.check.restarted(host);
+        } else {
+            self.check.reincarnated(node);
+        }
+        self.drills.retain(|d| d.0 != host);
+        self.truth.restart(now, node);
     }
 
     fn resume(&mut self, host: u8) {
+        let machine = self.host(host);
+        let frozen = machine.frozen > 0;
+        machine.thaw();
+        if frozen {
+            let now = self.now;
+            self.truth.thaw(now, host);
+        }
         let machine = self.host(host);
         if machine.daemon.is_none() {
             return;
@@ -256,10 +300,12 @@ impl World {
         let socket = std::mem::take(&mut machine.socket);
         self.trace.tell(self.now, host, "resumes", format!("{} datagrams wait", socket.len()));
         for (stamp, from, bytes) in socket {
-            let stamp = if self.now - stamp <= STAMP_MAX { stamp } else { self.now };
+            let kept = !frozen && self.now - stamp <= STAMP_MAX;
+            let stamp = if kept { stamp } else { self.now };
             self.arrives(from, host, bytes, stamp);
         }
         self.wake_soon(host);
-        self.truth.restart(self.now, host);
+        let node = self.host(host).node;
+        self.truth.restart(self.now, node);
     }
 }

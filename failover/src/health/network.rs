@@ -12,7 +12,11 @@
 use std::time::Duration;
 
 use super::{Judged, Reason, Verdict, lateness::Lateness};
-use crate::{Path, Time, beat::Beat, clock::micros};
+use crate::{
+    Path, Time,
+    beat::{Beat, Echo},
+    clock::micros,
+};
 
 /// Lateness is never waited out longer than this.
 const PATIENCE_MAX: Duration = Duration::from_millis(500);
@@ -43,6 +47,9 @@ pub(crate) struct Settings {
 pub(crate) struct Network {
     settings: Settings,
     lateness: Lateness,
+    /// Lateness beyond which the peer is suspected, and given up: asked for many times a turn.
+    suspect_after: Duration,
+    down_after: Duration,
     /// When the last authentic thing came, and when the next beat is due.
     heard_at: Option<Time>,
     due: Time,
@@ -76,6 +83,11 @@ pub(crate) struct Network {
 
 /// Least difference of two clocks over the last minute or two: clocks drift apart slowly, and the
 /// least delay seen is the best guess.
+///
+/// A clock may also have stood still (a virtual machine that was moved, a machine that slept). Ours
+/// shows at once as a smaller difference. The peer's shows in round trips: what came cannot have
+/// been longer under way than the whole round was, so the true difference is not smaller than the
+/// one seen now less the round.
 #[derive(Debug, Default)]
 struct Offset {
     older: Option<i128>,
@@ -94,6 +106,15 @@ impl Offset {
         self.younger = Some(self.younger.map_or(difference, |y| y.min(difference)));
     }
 
+    /// `difference` was seen at the end of a round trip of that length.
+    fn bound(&mut self, difference: i128, round: Duration) {
+        let least = difference - i128::from(micros(round));
+        if self.best().is_some_and(|best| best < least) {
+            self.older = None;
+            self.younger = Some(difference);
+        }
+    }
+
     fn best(&self) -> Option<i128> {
         [self.older, self.younger].into_iter().flatten().min()
     }
@@ -101,9 +122,11 @@ impl Offset {
 
 impl Network {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self {
+        let mut network = Self {
             settings,
             lateness: Lateness::default(),
+            suspect_after: Duration::ZERO,
+            down_after: Duration::ZERO,
             heard_at: None,
             due: Time::ZERO,
             newest: None,
@@ -123,7 +146,16 @@ impl Network {
             goodbye: false,
             rtt: None,
             offset: Offset::default(),
-        }
+        };
+        network.set_patience();
+        network
+    }
+
+    fn set_patience(&mut self) {
+        let usual = self.lateness.usual() * 3 / 2;
+        self.suspect_after = usual.max(self.settings.suspect_floor).min(PATIENCE_MAX);
+        self.down_after = (self.suspect_after + self.settings.down_after)
+            .min(PATIENCE_MAX + self.settings.down_after);
     }
 
     /// A new incarnation of the peer: what the old one said is void.
@@ -133,8 +165,9 @@ impl Network {
         *self = Self { link_down_since, our_interval: self.our_interval, ..Self::new(settings) };
     }
 
-    pub(crate) const fn configure(&mut self, settings: Settings) {
+    pub(crate) fn configure(&mut self, settings: Settings) {
         self.settings = settings;
+        self.set_patience();
     }
 
     pub(crate) fn set_our_interval(&mut self, now: Time, interval: Duration) {
@@ -149,29 +182,34 @@ impl Network {
         let good = self.inbound(at).0 == Verdict::Up;
         if good && self.heard_at.is_some() {
             self.lateness.learn(at.since(self.due));
+            self.set_patience();
         }
         self.newest = Some((beat.sent_at.micros(), at));
         self.their_interval = beat.next_due;
         self.heard(at);
         if let Some(echo) = beat.heard_network {
-            let round = at.since(Time(echo.stamp)).saturating_sub(echo.age);
+            let round = echo.round(at);
             // A stamp of another incarnation of ours, or of a long pause, is no measurement.
             if round < Duration::from_secs(10) {
                 self.rtt = Some(self.rtt.map_or(round, |rtt| (rtt * 7 + round) / 8));
             }
         }
-        self.said(at, Path::Network, beat);
+        self.said(at, Path::Network, beat, beat.heard_network);
     }
 
-    /// A pulse came by storage.
-    pub(crate) fn pulse(&mut self, now: Time, beat: &Beat) {
-        self.said(now, Path::Storage, beat);
+    /// A pulse came by storage; `heard` is the newest of ours that its sender got the same way.
+    pub(crate) fn pulse(&mut self, now: Time, beat: &Beat, heard: Option<Echo>) {
+        self.said(now, Path::Storage, beat, heard);
     }
 
-    fn said(&mut self, at: Time, by: Path, beat: &Beat) {
+    fn said(&mut self, at: Time, by: Path, beat: &Beat, heard: Option<Echo>) {
         self.goodbye = beat.goodbye;
         self.their_loop_age = beat.loop_age;
-        self.offset.learn(at, i128::from(at.micros()) - i128::from(beat.sent_at.micros()));
+        let difference = i128::from(at.micros()) - i128::from(beat.sent_at.micros());
+        self.offset.learn(at, difference);
+        if let Some(heard) = heard {
+            self.offset.bound(difference, heard.round(at));
+        }
         if at >= self.reported_at {
             self.reported_at = at;
             self.reported_by = by;
@@ -222,19 +260,10 @@ impl Network {
 
     // --- verdicts ------------------------------------------------------------------------------
 
-    fn suspect_after(&self) -> Duration {
-        (self.lateness.usual() * 3 / 2).max(self.settings.suspect_floor).min(PATIENCE_MAX)
-    }
-
-    fn down_after(&self) -> Duration {
-        (self.suspect_after() + self.settings.down_after)
-            .min(PATIENCE_MAX + self.settings.down_after)
-    }
-
     fn by_lateness(&self, late: Duration, reason: Reason) -> Judged {
-        if late > self.down_after() {
+        if late > self.down_after {
             (Verdict::Down, reason)
-        } else if late > self.suspect_after() {
+        } else if late > self.suspect_after {
             (Verdict::Suspect, reason)
         } else {
             (Verdict::Up, Reason::None)
@@ -323,8 +352,8 @@ impl Network {
         };
         if self.settings.configured && self.heard_at.is_some() {
             consider(self.due + AWAKE + step);
-            consider(self.due + self.suspect_after() + step);
-            consider(self.due + self.down_after() + step);
+            consider(self.due + self.suspect_after + step);
+            consider(self.due + self.down_after + step);
         }
         if let Some(since) = self.link_down_since {
             consider(since + self.settings.down_after);
@@ -375,7 +404,7 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{beat::Echo, path::Route};
+    use crate::path::Route;
 
     const MS: u64 = 1000;
 
@@ -442,7 +471,7 @@ mod tests {
         let mut network = settled();
         network.update(Time(1400 * MS));
         network.beat(Time(1400 * MS), &beat(1400, 5));
-        assert_eq!(network.suspect_after(), Duration::from_millis(20));
+        assert_eq!(network.suspect_after, Duration::from_millis(20));
     }
 
     #[test]
@@ -465,9 +494,9 @@ mod tests {
         network.update(now);
         assert_eq!(network.outbound(now).0, Verdict::Down, "no report since: both are gone");
         let later = Time(1065 * MS);
-        network.pulse(later, &beat(1064, 60));
+        network.pulse(later, &beat(1064, 60), None);
         assert_eq!(network.outbound(later).0, Verdict::Down, "heard before the silence: no news");
-        network.pulse(later, &beat(1064, 6));
+        network.pulse(later, &beat(1064, 6), None);
         assert_eq!(network.inbound(later).0, Verdict::Down);
         assert_eq!(network.outbound(later).0, Verdict::Up);
         assert_eq!(network.outbound(later + REPORT_LIFE).0, Verdict::Down, "it grew stale");
@@ -522,6 +551,27 @@ mod tests {
         network.excuse(woken, Duration::from_secs(10));
         network.update(woken);
         assert_eq!(network.inbound(Time(11_051 * MS)).0, Verdict::Down);
+    }
+
+    #[test]
+    fn ages_survive_a_clock_that_stood_still() {
+        let mut network = network();
+        let told = |sent: u64, heard: u64| Beat {
+            heard_network: Some(Echo { stamp: heard * MS, age: Duration::from_millis(1) }),
+            ..beat(sent, 0)
+        };
+        // Their clock is 100 s ahead; a round takes 3 ms.
+        network.beat(Time(5_000 * MS), &told(105_000, 4_996));
+        let age = network.age(Time(5_400 * MS), Time(105_000 * MS));
+        assert_eq!(age, Some(Duration::from_millis(400)));
+        // It stood still for 10 s; the first beat after still answers an old one of ours,
+        network.beat(Time(15_010 * MS), &told(105_010, 4_999));
+        let age = network.age(Time(15_011 * MS), Time(105_010 * MS));
+        assert_eq!(age, Some(Duration::from_millis(10_001)), "nothing proves it yet");
+        // the next one does not.
+        network.beat(Time(15_020 * MS), &told(105_020, 15_016));
+        let age = network.age(Time(15_022 * MS), Time(105_020 * MS));
+        assert_eq!(age, Some(Duration::from_millis(2)));
     }
 
     #[test]

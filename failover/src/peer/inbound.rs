@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Kept, Peer};
 use crate::{
     Event, Output, Path, Ring, Time, VolumeFact, World,
-    beat::{Beat, BeatOrder, Heard},
+    beat::{Beat, BeatOrder, Echo, Heard},
     link::{Arrival, Delivery, Insert, Window},
     packet::VNET,
     secure::Agreed,
@@ -184,6 +184,7 @@ impl Peer {
         self.network.forget();
         self.storage.forget();
         self.recovery.forget();
+        self.speech.heard_pulse = None;
         self.peer_route = None;
         self.reset_lane(world);
         if restarted {
@@ -288,10 +289,12 @@ impl Peer {
         let message: Control = control::read(body).ok_or("malformed")?;
         match message {
             Control::Ack(ack) => self.ack(now, &ack, world),
-            Control::Pulse(beat) => {
+            Control::Pulse { beat, heard } => {
                 let beat = Beat::from(beat);
                 if path == Path::Storage {
-                    self.network.pulse(now, &beat);
+                    let heard = heard.map(Echo::from);
+                    self.network.pulse(now, &beat, heard);
+                    self.speech.heard_pulse = Some((beat.sent_at.micros(), now));
                 }
                 self.said(now, &beat, world);
             }

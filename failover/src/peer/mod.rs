@@ -34,8 +34,7 @@ use crate::{
 const BUSY: Duration = Duration::from_secs(2);
 /// How long storage is given, on the way back to the network, to have its last frames read.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(100);
-/// Keys are renewed after this, or after as many frames.
-const REKEY_AGE: Duration = Duration::from_secs(3600);
+/// Keys are renewed after as many frames, whatever their age.
 const REKEY_FRAMES: u64 = 1 << 32;
 
 /// One peer.
@@ -116,11 +115,17 @@ struct Verdicts {
 }
 
 impl Peer {
-    pub(crate) fn new(node: &Options, options: PeerOptions, world: &mut dyn World) -> Self {
+    /// `epoch` is our incarnation as this peer is to see it.
+    pub(crate) fn new(
+        node: &Options,
+        epoch: u64,
+        options: PeerOptions,
+        world: &mut dyn World,
+    ) -> Self {
         let timing = node.timing.clone();
         let agreement = Agreement::new(
             (node.id, options.id),
-            node.epoch,
+            epoch,
             &node.private_key,
             options.public_key,
             &node.group,

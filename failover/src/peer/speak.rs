@@ -9,6 +9,7 @@ use super::Peer;
 use crate::{
     Output, Path, Ring, Route, Time, Timing, Via, World,
     beat::{Beat, BeatOrder, Echo},
+    clock::micros,
     health::Verdict,
     turn::VolumeOrder,
     wire::{
@@ -42,6 +43,8 @@ pub(super) struct Speech {
     interval: Option<Duration>,
     saying: Option<Saying>,
     storage_beat: Option<(u64, Time)>,
+    /// The newest pulse that came by storage: its stamp, and when.
+    pub(super) heard_pulse: Option<(u64, Time)>,
     pub(super) goodbye: bool,
     peer_drills: Option<Path>,
 }
@@ -210,10 +213,15 @@ impl Peer {
             return;
         }
         self.speech.pulse_at = if wanted { now + PULSE_EVERY } else { Time::NEVER };
-        let beat = self.pulse(now);
-        if let Some(frame) = self.control_frame(&Control::Pulse(beat.into())) {
+        let message = self.pulse_message(now);
+        if let Some(frame) = self.control_frame(&message) {
             self.put(Path::Storage, Ring::Express, frame, world);
         }
+    }
+
+    fn pulse_message(&self, now: Time) -> Control {
+        let heard = self.speech.heard_pulse.map(|(stamp, at)| (stamp, micros(now.since(at))));
+        Control::Pulse { beat: self.pulse(now).into(), heard }
     }
 
     fn pulse(&self, now: Time) -> Beat {
@@ -331,8 +339,8 @@ impl Peer {
         self.speech.urge();
         self.beats(now, world);
         world.put(Output::Beat(BeatOrder::Now { peer: self.id() }));
-        let beat = self.pulse(now);
-        if let Some(frame) = self.control_frame(&Control::Pulse(beat.into())) {
+        let message = self.pulse_message(now);
+        if let Some(frame) = self.control_frame(&message) {
             self.put(Path::Network, Ring::Express, frame, world);
         }
     }
@@ -340,7 +348,7 @@ impl Peer {
     // --- handshakes ----------------------------------------------------------------------------
 
     pub(super) fn keys_wanted(&self, now: Time) -> bool {
-        let worn = self.keyring.worn(now, super::REKEY_AGE, super::REKEY_FRAMES)
+        let worn = self.keyring.worn(now, self.timing.rekey_after, super::REKEY_FRAMES)
             && self.agreement.as_ref().is_some_and(crate::secure::Agreement::initiates);
         // A responder whose answer is under way waits for the proof of it, and asks again only
         // when none comes: the initiator repeats its init by itself.

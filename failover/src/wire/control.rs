@@ -17,7 +17,13 @@ pub enum Control {
     /// What arrived.
     Ack(Ack),
     /// A beat carried by storage.
-    Pulse(WireBeat),
+    Pulse {
+        /// What it says.
+        beat: WireBeat,
+        /// The newest pulse that came to its sender by storage: its `sent_at`, and how long ago it
+        /// came, both in microseconds.
+        heard: Option<(u64, u64)>,
+    },
     /// A frame of data size; to be answered by [`Control::ProbeReply`].
     Probe {
         /// Comes back in the reply.
@@ -103,6 +109,12 @@ impl<'d> Deserialize<'d> for Padding {
     }
 }
 
+impl From<(u64, u64)> for Echo {
+    fn from((stamp, age): (u64, u64)) -> Self {
+        Self { stamp, age: Duration::from_micros(age) }
+    }
+}
+
 impl From<Beat> for WireBeat {
     fn from(beat: Beat) -> Self {
         let echo = |echo: Echo| (echo.stamp, micros(echo.age));
@@ -122,13 +134,12 @@ impl From<Beat> for WireBeat {
 
 impl From<WireBeat> for Beat {
     fn from(wire: WireBeat) -> Self {
-        let echo = |(stamp, age)| Echo { stamp, age: Duration::from_micros(age) };
         Self {
             sent_at: Time(wire.sent_at),
             next_due: Duration::from_micros(wire.next_due_us.into()),
             loop_age: Duration::from_micros(wire.loop_age_us.into()),
-            heard_network: wire.heard_network.map(echo),
-            heard_storage: wire.heard_storage.map(echo),
+            heard_network: wire.heard_network.map(Echo::from),
+            heard_storage: wire.heard_storage.map(Echo::from),
             route: wire.route,
             goodbye: wire.goodbye,
             drill: wire.drill,
