@@ -37,3 +37,4 @@ pub mod workload;
 mod world;
 
 pub use run::{Outcome, run};
+pub use world::KINDS;

@@ -19,7 +19,7 @@ use std::sync::{
 };
 
 use sim::{
-    Outcome,
+    KINDS, Outcome,
     fault::Fired,
     plan::Plan,
     run,
@@ -111,6 +111,7 @@ struct Sum {
     fired: Fired,
     simulated: u64,
     events: u64,
+    kinds: [u64; KINDS.len()],
     digest: u64,
     units: (u64, u64, u64),
     done: u64,
@@ -137,6 +138,9 @@ fn run_all(words: &Words) -> Sum {
                 sum.fired.add(&outcome.fired);
                 sum.simulated += outcome.simulated;
                 sum.events += outcome.events;
+                for (all, one) in sum.kinds.iter_mut().zip(outcome.kinds) {
+                    *all += one;
+                }
                 sum.units.0 += outcome.units.0;
                 sum.units.1 += outcome.units.1;
                 sum.units.2 += outcome.units.2;
@@ -184,10 +188,12 @@ fn main() -> ExitCode {
         eprintln!("no story is called {}; `--scenario list` names them", words.scenario);
         return ExitCode::from(2);
     }
-    let Sum { fired, simulated, events, digest, units, done, failed } = run_all(&words);
+    let Sum { fired, simulated, events, kinds, digest, units, done, failed } = run_all(&words);
     let never: Vec<_> = fired.each().filter(|(_, n)| *n == 0).map(|(word, _)| word).collect();
     let faults: Vec<_> = fired.each().map(|(word, n)| format!("{word} {n}")).collect();
     println!("faults: {}", faults.join(", "));
+    let kinds: Vec<_> = KINDS.iter().zip(kinds).map(|(word, n)| format!("{word} {n}")).collect();
+    println!("events: {}", kinds.join(", "));
     println!(
         "units: {} offered, {} delivered, {} given up; {events} events; digest {digest:016x}",
         units.0, units.1, units.2

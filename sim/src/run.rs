@@ -33,6 +33,8 @@ pub struct Outcome {
     pub simulated: u64,
     /// Events handled.
     pub events: u64,
+    /// Events by kind, in the order of [`KINDS`](crate::KINDS).
+    pub kinds: [u64; crate::KINDS.len()],
     /// Units offered, delivered, lost.
     pub units: (u64, u64, u64),
     /// Changes of route.
@@ -56,6 +58,7 @@ pub fn run(plan: Plan, seed: u64, stride: u64, aloud: bool) -> Outcome {
         digest: world.trace.digest(),
         simulated: world.now,
         events: world.events,
+        kinds: world.kinds,
         units: (world.check.offered_units(), world.check.delivered, world.check.lost),
         changes: world.check.changes,
         fired: world.fired,

@@ -55,6 +55,23 @@ pub(crate) enum Ev {
     Tick,
 }
 
+/// Kinds of events, for the summary: where the time goes.
+pub const KINDS: [&str; 8] =
+    ["turn", "beat", "keeper", "writer", "reader", "arrival", "emission", "other"];
+
+impl Ev {
+    const fn kind(&self) -> usize {
+        match self {
+            Self::Turn { .. } => 0,
+            Self::Pulse { .. } => 1,
+            Self::Seat { role, .. } => 2 + *role as usize,
+            Self::Datagram { .. } | Self::TcpFrame { .. } => 5,
+            Self::Emit { .. } => 6,
+            _ => 7,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Scheduled {
     at: u64,
@@ -102,6 +119,8 @@ pub(crate) struct World {
     /// The peer's incarnation at the last agreement, to tell a renewal of keys.
     pub(crate) agreed: BTreeMap<(u8, u8), u64>,
     pub(crate) events: u64,
+    /// Events by kind, in the order of [`KINDS`].
+    pub(crate) kinds: [u64; KINDS.len()],
     /// Balances are looked at after every so many turns.
     pub(crate) stride: u64,
     pub(crate) outputs: Vec<Output>,
@@ -135,6 +154,7 @@ impl World {
             drills: Vec::new(),
             agreed: BTreeMap::new(),
             events: 0,
+            kinds: [0; KINDS.len()],
             stride,
             outputs: Vec::new(),
             rng,
@@ -195,6 +215,7 @@ impl World {
     }
 
     fn handle(&mut self, event: Ev) {
+        self.kinds[event.kind()] += 1;
         match event {
             Ev::Turn { host, incarnation } => self.turn_due(host, incarnation),
             Ev::Pulse { host, incarnation } => self.pulse_due(host, incarnation),

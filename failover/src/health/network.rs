@@ -106,12 +106,14 @@ impl Offset {
         self.younger = Some(self.younger.map_or(difference, |y| y.min(difference)));
     }
 
-    /// `difference` was seen at the end of a round trip of that length.
-    fn bound(&mut self, difference: i128, round: Duration) {
-        let least = difference - i128::from(micros(round));
+    /// `difference` was seen `at` the end of the round trip that `echo` tells of.
+    fn bound(&mut self, difference: i128, at: Time, echo: Echo) {
+        // Two quartz clocks part by up to 200 us in each second they are compared over.
+        let drift = i128::from(micros(echo.age)) / 5_000 + 1_000;
+        let least = difference - i128::from(micros(echo.round(at))) - drift;
         if self.best().is_some_and(|best| best < least) {
             self.older = None;
-            self.younger = Some(difference);
+            self.younger = Some(least);
         }
     }
 
@@ -208,7 +210,7 @@ impl Network {
         let difference = i128::from(at.micros()) - i128::from(beat.sent_at.micros());
         self.offset.learn(at, difference);
         if let Some(heard) = heard {
-            self.offset.bound(difference, heard.round(at));
+            self.offset.bound(difference, at, heard);
         }
         if at >= self.reported_at {
             self.reported_at = at;
@@ -571,14 +573,30 @@ mod tests {
         // the next one does not.
         network.beat(Time(15_020 * MS), &told(105_020, 15_016));
         let age = network.age(Time(15_022 * MS), Time(105_020 * MS));
-        assert_eq!(age, Some(Duration::from_millis(2)));
+        // Two, the round of three and what clocks may part by.
+        assert_eq!(age, Some(Duration::from_micros(6_000)));
+    }
+
+    #[test]
+    fn an_old_echo_of_a_drifting_clock_proves_nothing() {
+        let mut network = network();
+        network.beat(Time(5_000 * MS), &Beat { heard_network: None, ..beat(105_000, 0) });
+        // Ten seconds in a buffer, and it answers something a minute old: 60.005 s by their clock.
+        let late = Beat {
+            heard_network: Some(Echo { stamp: 5_000 * MS, age: Duration::from_micros(60_005_000) }),
+            ..beat(165_000, 0)
+        };
+        network.beat(Time(75_000 * MS), &late);
+        let age = network.age(Time(75_000 * MS), Time(165_000 * MS));
+        assert_eq!(age, Some(Duration::from_secs(10)));
     }
 
     #[test]
     fn ages_survive_unrelated_clocks() {
         let mut network = network();
-        network.beat(Time(5_000 * MS), &beat(77_000, 0));
-        network.beat(Time(5_012 * MS), &beat(77_010, 0));
+        let alone = |sent: u64| Beat { heard_network: None, ..beat(sent, 0) };
+        network.beat(Time(5_000 * MS), &alone(77_000));
+        network.beat(Time(5_012 * MS), &alone(77_010));
         let age = network.age(Time(5_112 * MS), Time(77_010 * MS));
         assert_eq!(age, Some(Duration::from_millis(102)));
     }
