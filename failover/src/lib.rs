@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 pub mod beat;
+#[doc(hidden)]
+pub mod canary;
 mod clock;
 pub mod event;
 pub mod health;

@@ -91,6 +91,8 @@ pub(crate) struct Daemon {
     /// When the loop last ended a turn, by its own clock.
     pub(crate) turned: u64,
     pub(crate) turns: u64,
+    /// The same at the last count.
+    pub(crate) turns_told: u64,
 }
 
 /// A machine.
@@ -283,6 +285,7 @@ impl Host {
             epoch,
             turned: shown,
             turns: 0,
+            turns_told: 0,
         });
     }
 

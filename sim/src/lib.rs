@@ -15,6 +15,7 @@
 //! seed. `docs/testing.md` says what each kind of fault must not break.
 #![forbid(unsafe_code)]
 
+pub mod canary;
 pub mod check;
 mod cluster;
 pub mod disk;
@@ -22,7 +23,9 @@ pub mod fault;
 mod host;
 mod machines;
 pub mod net;
+mod nonces;
 pub mod plan;
+mod records;
 pub mod rng;
 mod run;
 pub mod scenario;

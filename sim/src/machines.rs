@@ -124,6 +124,16 @@ impl World {
         let now = self.now;
         let Some(daemon) = &mut self.host(host).daemon else { return };
         let news = !daemon.store.out.is_empty();
+        for did in std::mem::take(&mut daemon.store.did) {
+            let machine = &self.hosts[usize::from(host) - 1];
+            let by = (host, machine.incarnation);
+            if let Err((invariant, detail)) =
+                self.records.did(by, machine.node, &did, self.may_miss)
+            {
+                self.check.fail(now, invariant, detail);
+            }
+        }
+        let Some(daemon) = &mut self.host(host).daemon else { return };
         if news && daemon.turn_at > now + 5 {
             self.wake_soon(host);
         }

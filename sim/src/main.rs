@@ -19,7 +19,7 @@ use std::sync::{
 };
 
 use sim::{
-    KINDS, Outcome,
+    KINDS, Outcome, canary,
     fault::Fired,
     plan::Plan,
     run,
@@ -169,6 +169,58 @@ fn run_all(words: &Words) -> Sum {
     sum
 }
 
+/// Plants one bug after the other and says which seed found it.
+fn canaries(words: &Words) -> ExitCode {
+    // A panic of a planted bug is a finding, not news.
+    std::panic::set_hook(Box::new(|_| {}));
+    let all = canary::all();
+    let seeds = if words.seeds > 1 { words.seeds } else { 100 };
+    let next = AtomicU64::new(0);
+    let found = Mutex::new(vec![None; all.len()]);
+    std::thread::scope(|scope| {
+        for _ in 0..words.threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let n = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(0);
+                    let Some(bug) = all.get(n) else { return };
+                    if words.bug.as_ref().is_some_and(|wanted| *wanted != bug.name.1) {
+                        continue;
+                    }
+                    let one = canary::hunt(bug, words.start, seeds, words.seconds, words.stride);
+                    if let Ok(mut found) = found.lock() {
+                        found[n] = one;
+                    }
+                }
+            });
+        }
+    });
+    let found = found.into_inner().unwrap_or_default();
+    let mut missed = 0;
+    println!("{:<9} {:<18} {:>5}  {:<22} what it does", "crate", "bug", "seeds", "broke");
+    for (bug, found) in all.iter().zip(&found) {
+        if words.bug.as_ref().is_some_and(|wanted| *wanted != bug.name.1) {
+            continue;
+        }
+        let (seeds, broke) = match found {
+            Some(found) => (found.seeds.to_string(), found.invariant.as_str()),
+            None => {
+                missed += 1;
+                ("-".to_owned(), "NOT FOUND")
+            }
+        };
+        let (crate_, name) = bug.name;
+        println!("{crate_:<9} {name:<18} {seeds:>5}  {broke:<22} {}", bug.what);
+    }
+    let most = found.iter().flatten().map(|f| f.seeds).max().unwrap_or(0);
+    println!(
+        "{} bugs planted, {missed} not found within {seeds} seeds; {most} seeds for the hardest; \
+         {} CPU s",
+        all.len(),
+        cpu() / 1_000_000
+    );
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 fn main() -> ExitCode {
     let words = match words::read() {
         Ok(words) if words.scenario == "list" => {
@@ -187,6 +239,9 @@ fn main() -> ExitCode {
     if words.scenario != "swarm" && scenario::named(&words.scenario).is_none() {
         eprintln!("no story is called {}; `--scenario list` names them", words.scenario);
         return ExitCode::from(2);
+    }
+    if words.canary {
+        return canaries(&words);
     }
     let Sum { fired, simulated, events, kinds, digest, units, done, failed } = run_all(&words);
     let never: Vec<_> = fired.each().filter(|(_, n)| *n == 0).map(|(word, _)| word).collect();

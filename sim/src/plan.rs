@@ -244,6 +244,25 @@ impl Plan {
             })
     }
 
+    /// Whether something is done after which records of a ring may be missing: storage that lies,
+    /// copies or loses its writers.
+    #[must_use]
+    pub fn may_miss(&self) -> bool {
+        self.mirror.is_some()
+            || self.has_twin()
+            || self.steps.iter().any(|(_, a)| match a {
+                Action::RollBack | Action::Overwrite { .. } | Action::Crash { .. } => true,
+                Action::View { view, .. } => {
+                    view.lost + view.misdirected + view.rot + view.stale + view.flip + view.torn > 0
+                        || view.wrong
+                        || view.shrunk
+                        || view.gone
+                        || view.read_error + view.write_error > 0
+                }
+                _ => false,
+            })
+    }
+
     /// Adds what happens at a time given in milliseconds.
     #[must_use]
     pub fn at(mut self, ms: u64, action: Action) -> Self {

@@ -16,7 +16,7 @@ use volumes::{
     log::send::WriterOptions,
 };
 
-use crate::disk::Pending;
+use crate::{disk::Pending, records::Did};
 
 /// An operation older than this is reported as stalled.
 pub(crate) const IO_DEADLINE: u64 = 1_000_000;
@@ -95,6 +95,8 @@ pub(crate) struct Store {
     /// What is worth a line in the trace and nothing to the core.
     pub(crate) notes: Vec<String>,
     pub(crate) fenced: Option<String>,
+    /// For the books of the world.
+    pub(crate) did: Vec<Did>,
 }
 
 impl Store {
@@ -142,6 +144,7 @@ impl Store {
             facts: Vec::new(),
             notes: Vec::new(),
             fenced: None,
+            did: Vec::new(),
         })
     }
 
@@ -350,6 +353,16 @@ impl Store {
         let mut facts = std::mem::take(&mut self.facts);
         for fact in facts.drain(..) {
             match &fact {
+                Fact::Frames { from, ring, number, frames } => {
+                    let lane = self.reader.cursors().find(|c| c.0 == *from);
+                    self.did.push(Did::Read {
+                        from: *from,
+                        epoch: lane.map_or(0, |l| l.1),
+                        ring: *ring,
+                        number: *number,
+                        frames: frames.clone(),
+                    });
+                }
                 Fact::MailboxWritten { .. } => {
                     self.keeper.beat_now();
                     self.woken.insert(Role::Keeper);
@@ -358,10 +371,15 @@ impl Store {
                     self.writer.released(*node, *ring, *number);
                     self.woken.insert(Role::Writer);
                 }
-                Fact::Missing { .. } | Fact::CorruptRecord { .. } | Fact::PeerWentBack { .. } => {
+                Fact::Missing { from, ring, last, .. } => {
+                    self.did.push(Did::Missed { from: *from, ring: *ring, last: *last });
                     self.notes.push(format!("{fact:?}"));
                 }
-                Fact::Attached { .. } => {
+                Fact::CorruptRecord { .. } | Fact::PeerWentBack { .. } => {
+                    self.notes.push(format!("{fact:?}"));
+                }
+                Fact::Attached { epoch } => {
+                    self.did.push(Did::Attached { epoch: *epoch });
                     self.woken.insert(Role::Writer);
                 }
                 _ => {}

@@ -171,6 +171,8 @@ impl World {
             Output::Store { volume, to, ring, frame } => {
                 let frame = self.spoken(host, frame);
                 self.record(host, to.get(), &frame);
+                let by = (host, self.host(host).incarnation);
+                self.records.stores(by, &frame);
                 self.trace.note(now, host, "stores", (u64::from(to.get()), frame.len() as u64));
                 Output::Store { volume, to, ring, frame }
             }

@@ -68,6 +68,9 @@ impl World {
 
     /// A frame in the version the host speaks.
     pub(crate) fn spoken(&mut self, host: u8, frame: Bytes) -> Bytes {
+        if let Err(why) = self.nonces.used(&frame) {
+            self.check.fail(self.now, "I11 nonces", why);
+        }
         if !self.host(host).other_version || frame.is_empty() {
             return frame;
         }

@@ -2,7 +2,7 @@
 
 pub(crate) const USAGE: &str = "usage: sidepath-sim [--seeds N] [--start SEED] [--scenario NAME] \
 [--seconds N] [--stride N] [--threads N] [--only A,B,.. --heal US] [--trace] [--brief] \
-[--keep-going] [--canary]
+[--keep-going] [--canary [--bug NAME]]
   --seeds N        how many seeds to run (1)
   --start SEED     the first (1)
   --scenario NAME  one story instead of one drawn from each seed; `list` names them
@@ -15,7 +15,8 @@ pub(crate) const USAGE: &str = "usage: sidepath-sim [--seeds N] [--start SEED] [
   --brief          of a failure, print the story alone
   --keep-going     do not stop at the tenth failure
   --faulty         break the interface on purpose: every seed must fail
-  --canary         plant one bug after the other: each must be found";
+  --canary         plant one bug after the other: each must be found within --seeds (100)
+  --bug NAME       with --canary: this bug alone";
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -33,6 +34,7 @@ pub(crate) struct Words {
     pub(crate) keep_going: bool,
     pub(crate) faulty: bool,
     pub(crate) canary: bool,
+    pub(crate) bug: Option<String>,
 }
 
 fn number<T: std::str::FromStr>(value: &str) -> Result<T, String> {
@@ -54,14 +56,16 @@ pub(crate) fn read() -> Result<Words, String> {
         keep_going: false,
         faulty: false,
         canary: false,
+        bug: None,
     };
+    let mut seconds = None;
     let mut args = std::env::args().skip(1);
     while let Some(word) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{word} needs a value"));
         match word.as_str() {
             "--seeds" => words.seeds = number(&value()?)?,
             "--start" => words.start = number(&value()?)?,
-            "--seconds" => words.seconds = number::<u64>(&value()?)?.max(10),
+            "--seconds" => seconds = Some(number::<u64>(&value()?)?.max(10)),
             "--stride" => words.stride = number::<u64>(&value()?)?.max(1),
             "--threads" => words.threads = number(&value()?)?,
             "--scenario" => words.scenario = value()?,
@@ -74,10 +78,13 @@ pub(crate) fn read() -> Result<Words, String> {
             "--brief" => words.brief = true,
             "--faulty" => words.faulty = true,
             "--canary" => words.canary = true,
+            "--bug" => words.bug = Some(value()?),
             "--keep-going" => words.keep_going = true,
             _ => return Err(format!("unknown word {word}")),
         }
     }
+    // Bugs show early or not at all: many short stories find more than few long ones.
+    words.seconds = seconds.unwrap_or(if words.canary { 60 } else { 600 });
     if words.aloud {
         words.threads = 1;
     }

@@ -24,7 +24,9 @@ use crate::{
     host::{Host, In, node_id, public_keys},
     machines::WATCH_EVERY,
     net::Net,
+    nonces::Nonces,
     plan::Plan,
+    records::Records,
     rng::Rng,
     store::Role,
     stranger::Stranger,
@@ -34,6 +36,8 @@ use crate::{
 
 /// The kernel's stamps are believed for waits up to this.
 const STAMP_MAX: u64 = 500_000;
+/// Turns of one loop in a second: beats, packets and storage never need as many.
+const TURNS_MAX: u64 = 20_000;
 /// How long a crash waits for a write to be under way.
 const CRASH_WAITS: u64 = 1_200_000;
 
@@ -115,6 +119,10 @@ pub(crate) struct World {
     pub(crate) traffic: bool,
     pub(crate) stranger: Stranger,
     /// Drills under way at most until then: host, peer.
+    pub(crate) nonces: Nonces,
+    pub(crate) records: Records,
+    /// Records may be missing: storage lies, is copied, or loses a writer.
+    pub(crate) may_miss: bool,
     pub(crate) drills: Vec<(u8, u8, u64)>,
     /// The peer's incarnation at the last agreement, to tell a renewal of keys.
     pub(crate) agreed: BTreeMap<(u8, u8), u64>,
@@ -151,6 +159,9 @@ impl World {
             fired: Fired::default(),
             traffic: false,
             stranger: Stranger::default(),
+            nonces: Nonces::default(),
+            records: Records::default(),
+            may_miss: plan.may_miss(),
             drills: Vec::new(),
             agreed: BTreeMap::new(),
             events: 0,
@@ -252,7 +263,21 @@ impl World {
             }
             Ev::Tick => {
                 self.refresh();
+                self.count_turns();
                 self.push(self.now + 1_000_000, Ev::Tick);
+            }
+        }
+    }
+
+    /// A loop that has nothing to do sleeps.
+    fn count_turns(&mut self) {
+        let now = self.now;
+        for host in &mut self.hosts {
+            let Some(daemon) = &mut host.daemon else { continue };
+            let turns = daemon.turns - std::mem::replace(&mut daemon.turns_told, daemon.turns);
+            if turns > TURNS_MAX {
+                let detail = format!("host {} turned {turns} times in a second", host.id);
+                self.check.fail(now, "I9 busy loop", detail);
             }
         }
     }

@@ -10,6 +10,7 @@
 //! a look that shows neither us nor anybody else proves nothing and renews nothing; a foreign
 //! epoch ends writing for good.
 
+use crate::canary::{Bug, planted};
 use crate::event::{FenceReason, Micros};
 use crate::format::bytes::to_usize;
 use crate::format::superblock::{Copy, FormatError, Superblock};
@@ -50,6 +51,9 @@ impl Permit {
     /// Whether a write may be issued now without another look.
     #[must_use]
     pub fn valid(&self, now: Micros) -> bool {
+        if planted(Bug::NoFence) && self.epoch() != 0 {
+            return true;
+        }
         let at = self.checked_at.load(Ordering::Acquire);
         self.epoch() != 0
             && !self.fenced()
@@ -126,6 +130,9 @@ pub fn check_entry(table: &Table, slot: usize, epoch: u64, nonce: u64) -> Look {
 /// Both checks on one read of the region from the start of the volume to the end of the table.
 #[must_use]
 pub fn check(region: &[u8], ours: &Superblock, slot: usize, epoch: u64, nonce: u64) -> Look {
+    if planted(Bug::NoFence) {
+        return Look::Ours;
+    }
     if let Some(look) = check_superblock(region, Copy::First, ours) {
         return look;
     }

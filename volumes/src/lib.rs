@@ -19,6 +19,8 @@
 
 pub mod bench;
 pub mod buffer;
+#[doc(hidden)]
+pub mod canary;
 pub mod event;
 pub mod fence;
 mod flusher;

@@ -15,6 +15,7 @@ use super::{Judged, Reason, Verdict, lateness::Lateness};
 use crate::{
     Path, Time,
     beat::{Beat, Echo},
+    canary::{Bug, planted},
     clock::micros,
 };
 
@@ -111,7 +112,7 @@ impl Offset {
         // Two quartz clocks part by up to 200 us in each second they are compared over.
         let drift = i128::from(micros(echo.age)) / 5_000 + 1_000;
         let least = difference - i128::from(micros(echo.round(at))) - drift;
-        if self.best().is_some_and(|best| best < least) {
+        if self.best().is_some_and(|best| best < least) && !planted(Bug::TrustOldClock) {
             self.older = None;
             self.younger = Some(least);
         }
@@ -303,6 +304,7 @@ impl Network {
             Verdict::Disabled => return inbound,
             // Hearing proves nothing about being heard.
             Verdict::Up if self.confirmed_at == Time::ZERO => (Verdict::Down, Reason::NeverHeard),
+            Verdict::Up if planted(Bug::ForgetOneWay) => inbound,
             Verdict::Up => self.reported(self.reported_at),
             Verdict::Suspect | Verdict::Down => {
                 let fresh = self.reported_by == Path::Storage
@@ -313,6 +315,9 @@ impl Network {
                 if fresh { self.reported(self.reported_at) } else { inbound }
             }
         };
+        if planted(Bug::ForgetOneWay) {
+            return judged;
+        }
         if judged.0 == Verdict::Up && self.stall > STALL_DOWN {
             (Verdict::Down, Reason::DataStalls)
         } else if judged.0 == Verdict::Up && self.stall > self.stall_limit {

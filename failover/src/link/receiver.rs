@@ -20,6 +20,7 @@ use bytes::Bytes;
 use super::{Insert, Window};
 use crate::{
     Path, Time,
+    canary::{Bug, planted},
     wire::{control::ChannelAck, data::Prefix},
 };
 
@@ -139,7 +140,7 @@ impl Receiver {
             || self.window.has_gap()
             || inserted == Insert::Duplicate;
         self.ack_at = self.ack_at.min(if urgent { now } else { now + ack_delay });
-        if inserted == Insert::Duplicate {
+        if inserted == Insert::Duplicate && !planted(Bug::ForgetDuplicates) {
             return Err(Dropped::Duplicate);
         }
         let Some(left) = left else {
@@ -147,7 +148,7 @@ impl Receiver {
             return Err(Dropped::Stale);
         };
         let expires = now + left;
-        match prefix.predecessor.filter(|p| !self.is_settled(*p)) {
+        match prefix.predecessor.filter(|p| !self.is_settled(*p) && !planted(Bug::NoOrder)) {
             None => {
                 out.push(Delivery { packet, expires });
                 self.settle(number, out);
@@ -214,6 +215,9 @@ impl Receiver {
             .map(|(_, number)| *number)
             .collect();
         for number in free {
+            if planted(Bug::DropHeld) {
+                self.take(number);
+            }
             self.release(number, out);
         }
     }
@@ -250,7 +254,11 @@ impl Receiver {
         self.unacknowledged = 0;
         self.ack_at = Time::NEVER;
         ChannelAck {
-            cumulative: self.window.base(),
+            cumulative: if planted(Bug::AckUnread) {
+                self.by_network.0.max(self.by_storage.0) + 1
+            } else {
+                self.window.base()
+            },
             ranges: self.window.ranges(RANGES_MAX),
             network: self.by_network,
             storage: self.by_storage,

@@ -16,6 +16,7 @@ use std::{
 
 use crate::{
     Path, Time,
+    canary::{Bug, planted},
     queue::Queued,
     secure::{FrameKey, Sealed},
     wire::{
@@ -182,7 +183,7 @@ impl Sender {
         let prefix = Prefix {
             is_super: packet.is_super,
             strict: sealer.strict || self.network.pointer < number,
-            floor: self.base,
+            floor: if planted(Bug::HighFloor) { number } else { self.base },
             predecessor,
             accepted_at: packet.accepted_at,
         };
@@ -309,6 +310,15 @@ impl Sender {
             }
         }
         due.into_iter().filter_map(|number| self.sent(now, path, number)).collect()
+    }
+
+    /// For a planted bug: what was sent last counts as settled.
+    #[cfg(feature = "canary")]
+    pub(crate) fn settle_last(&mut self, now: Time, path: Path) -> u64 {
+        let number = self.lane(path).pointer - 1;
+        let packets = self.settle(now, number, None);
+        self.advance();
+        packets
     }
 
     /// How long ago something was sent by a path after which nothing was seen to come that way.

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Path, Time,
+    canary::{Bug, planted},
     health::{Reason, Verdict},
 };
 
@@ -156,7 +157,7 @@ impl Machine {
 
     /// How long the network must have been good before it is used again.
     pub(crate) fn hold_now(&self) -> Duration {
-        if self.gave_up {
+        if self.gave_up && !planted(Bug::ReturnAtOnce) {
             (self.hold * (1 << self.flaps.min(10))).min(HOLD_MAX)
         } else {
             Duration::ZERO
@@ -169,7 +170,7 @@ impl Machine {
         let network = e.network == Verdict::Up;
         let storage = usable(e.storage);
         let to = match self.state {
-            State::Network if network => return None,
+            State::Network if network || planted(Bug::NoFailover) => return None,
             State::Network if storage => match e.network {
                 Verdict::Suspect => State::Hedging { since: now },
                 _ => State::Storage,

@@ -8,6 +8,7 @@ use super::{Kept, Peer};
 use crate::{
     Event, Output, Path, Ring, Time, VolumeFact, World,
     beat::{Beat, BeatOrder, Echo, Heard},
+    canary::{Bug, planted},
     link::{Arrival, Delivery, Insert, Window},
     packet::VNET,
     secure::Agreed,
@@ -175,6 +176,9 @@ impl Peer {
         }
         let restarted = self.link_epoch != 0;
         self.link_epoch = epoch;
+        if planted(Bug::KeepOldLink) {
+            return;
+        }
         self.express = Kept::new(Channel::Express, self.timing.express_ttl);
         self.datagram = Kept::new(Channel::Datagram, self.timing.write_ttl);
         self.control_next = 1;
@@ -365,6 +369,7 @@ impl Peer {
         let packet = Bytes::from(frame).slice(start..);
         let ttl = self.kept(header.channel).ttl;
         let left = match self.network.age(now, prefix.accepted_at) {
+            Some(_) if planted(Bug::PastTtl) => Some(ttl),
             Some(age) => ttl.checked_sub(age),
             None => Some(ttl),
         };

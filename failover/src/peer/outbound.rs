@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Peer;
 use crate::{
     Path, Ring, Route, Time, World,
+    canary::{Bug, planted},
     link::Sealer,
     packet::{Class, VNET, View, Vnet, segments},
     path::State,
@@ -200,11 +201,19 @@ impl Peer {
             if hedging {
                 self.hedge_left -= length;
             }
+            #[cfg(feature = "canary")]
+            if planted(Bug::TrustWrite) {
+                let packets = self.kept(channel).tx.settle_last(now, Path::Storage);
+                self.counters.acknowledged += packets;
+            }
             self.put(Path::Storage, ring(channel), frame, world);
         }
     }
 
     fn resend(&mut self, now: Time, world: &mut dyn World) {
+        if planted(Bug::NoResend) {
+            return;
+        }
         let route = self.path.route();
         let storage = self.storage.latency().unwrap_or_default() * 8;
         for (path, patience) in [(Path::Network, self.network.patience()), (Path::Storage, storage)]
@@ -224,10 +233,36 @@ impl Peer {
                 };
                 for frame in self.kept(channel).tx.overdue(now, path, patience, RESEND_MAX) {
                     self.counters.resent += 1;
+                    #[cfg(feature = "canary")]
+                    if planted(Bug::NewNumber) {
+                        self.renumber(&frame, channel);
+                        continue;
+                    }
                     self.put(path, ring(channel), frame, world);
                 }
             }
         }
+    }
+
+    /// For a planted bug: seals what a frame holds once more.
+    #[cfg(feature = "canary")]
+    fn renumber(&mut self, frame: &[u8], channel: Channel) {
+        use crate::wire::{Header, data::Prefix};
+        let mut clear = frame.to_vec();
+        let Ok(header) = Header::read(frame) else { return };
+        let Some((_, key)) = self.keyring.seal() else { return };
+        let Some(length) = key.open(&header, &mut clear) else { return };
+        clear.truncate(HEADER + length);
+        let Some(prefix) = Prefix::read(header.number, &clear[HEADER..]) else { return };
+        let class = if channel == Channel::Express { Class::Express } else { Class::Write };
+        self.seal(Queued {
+            frame: clear,
+            is_super: prefix.is_super,
+            packets: 0,
+            class,
+            flow: header.number,
+            accepted_at: prefix.accepted_at,
+        });
     }
 
     /// Length of packet for which a network frame just fills a datagram.

@@ -9,6 +9,7 @@ use super::Peer;
 use crate::{
     Output, Path, Ring, Route, Time, Timing, Via, World,
     beat::{Beat, BeatOrder, Echo},
+    canary::{Bug, planted},
     clock::micros,
     health::Verdict,
     turn::VolumeOrder,
@@ -115,8 +116,11 @@ impl Peer {
     /// Everything that is to be said now.
     pub(super) fn speak(&mut self, now: Time, world: &mut dyn World) {
         if self.keyring.current().is_none() {
+            // Nothing can be said without keys; whatever is due would be due for ever.
             self.speech.urgent = false;
             self.speech.pulse_at = Time::NEVER;
+            self.speech.receipt_at = None;
+            self.cursors_due = Time::NEVER;
             return;
         }
         self.receipts(now, world);
@@ -281,8 +285,11 @@ impl Peer {
 
     fn control_frame(&mut self, message: &Control) -> Option<Bytes> {
         let (generation, key) = self.keyring.seal()?;
-        let number = self.control_next;
+        let mut number = self.control_next;
         self.control_next += 1;
+        if planted(Bug::SameNonce) && number % 8 == 0 {
+            number -= 1;
+        }
         let mut frame = control::write(message, vec![0; HEADER]);
         frame.reserve_exact(TAG);
         let ends = (self.us.get(), self.id().get());

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The kinds of things a swarm may do.
-const KINDS: usize = 26;
+const KINDS: usize = 27;
 
 /// The story.
 #[must_use]
@@ -149,6 +149,8 @@ fn step(
         }
         3 => {
             let (mut plan, mut at) = (plan, from);
+            // Some flap for a minute.
+            let until = if rng.chance(300_000) { from + 60_000 } else { until };
             while at < until {
                 plan = plan.at(at, Action::CutAll(true));
                 at += rng.spread(20, 3_000);
@@ -229,6 +231,14 @@ fn step(
         23 => {
             let version = |other| Action::Version { host, other };
             between(plan, version(true), version(false))
+        }
+        25 => {
+            // A wire that loses a little, and for long: nobody may lose anything.
+            let good = plan.healthy().0;
+            let wire = Wire { loss: ppm(rng, 15_000), jitter: rng.spread(10, 2_000), ..good };
+            let length = rng.range(15_000, 60_000);
+            plan.at(from, Action::Wire { from: host, to: peer, wire })
+                .at(from + length, Action::Wire { from: host, to: peer, wire: good })
         }
         24 => plan.at(from, Action::Reload { host }),
         _ => {
