@@ -1,21 +1,45 @@
 //! The stories: each file is one, told as a plan. [`swarm`] draws one at random.
 
 pub mod bad_storage;
+pub mod bit_rot;
 pub mod blind_hold;
 pub mod blind_return;
 pub mod clean_cut;
 pub mod cold_start;
+pub mod congestion;
+pub mod drills;
 pub mod eio;
+pub mod five_hosts;
 pub mod flapping;
+pub mod foreign_data;
+pub mod frozen_machine;
 pub mod isolated;
 pub mod loss_and_reorder;
+pub mod lost_writes;
+pub mod mirror_lag;
+pub mod mirror_split;
+pub mod misdirected;
+pub mod mixed_versions;
 pub mod mtu_hole;
+pub mod old_writer;
 pub mod one_way_cut;
 pub mod pause;
+pub mod pieces;
+pub mod reinit;
+pub mod rekey;
+pub mod reload;
 pub mod restart;
+pub mod rollback;
+pub mod shrinking_disk;
+pub mod slow_reader;
 pub mod storage_stall;
+pub mod stranger;
 pub mod swarm;
 pub mod torn_and_stale;
+pub mod two_daemons;
+pub mod wrap_around;
+pub mod wrong_key;
+pub mod wrong_volume;
 
 use crate::plan::Plan;
 
@@ -51,6 +75,30 @@ pub const ALL: &[Story] = &[
     story("bad-storage", &["S1", "S2", "S8"], bad_storage::plan),
     story("blind-return", &["S1", "N3"], blind_return::plan),
     story("blind-hold", &["S1", "N3"], blind_hold::plan),
+    story("congestion", &["N6"], congestion::plan),
+    story("stranger", &["N7"], stranger::plan),
+    story("pieces", &["N7"], pieces::plan),
+    story("lost-writes", &["S4"], lost_writes::plan),
+    story("misdirected", &["S5"], misdirected::plan),
+    story("bit-rot", &["S6"], bit_rot::plan),
+    story("shrinking-disk", &["S8"], shrinking_disk::plan),
+    story("mirror-lag", &["S9", "S10"], mirror_lag::plan),
+    story("mirror-split", &["S10", "S11"], mirror_split::plan),
+    story("rollback", &["S11"], rollback::plan),
+    story("frozen-machine", &["H3", "H4"], frozen_machine::plan),
+    story("two-daemons", &["H5", "H6"], two_daemons::plan),
+    story("old-writer", &["H7"], old_writer::plan),
+    story("slow-reader", &["H8"], slow_reader::plan),
+    story("reinit", &["O1"], reinit::plan),
+    story("foreign-data", &["O2"], foreign_data::plan),
+    story("wrong-volume", &["O3"], wrong_volume::plan),
+    story("wrong-key", &["O4"], wrong_key::plan),
+    story("rekey", &["O4"], rekey::plan),
+    story("wrap-around", &["S3", "H8"], wrap_around::plan),
+    story("mixed-versions", &["O5"], mixed_versions::plan),
+    story("reload", &["O6"], reload::plan),
+    story("drills", &["O6"], drills::plan),
+    story("five-hosts", &["N2", "N3"], five_hosts::plan),
 ];
 
 /// The story of that name; `swarm` draws one from the seed.
@@ -60,4 +108,24 @@ pub fn named(name: &str) -> Option<fn(u64) -> Plan> {
         return Some(swarm::plan);
     }
     ALL.iter().find(|s| s.name == name).map(|s| s.plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_the_fault_table_has_a_story() {
+        let lines = [("N", 7), ("S", 11), ("H", 8), ("O", 6)];
+        for line in lines.iter().flat_map(|(l, n)| (1..=*n).map(move |i| format!("{l}{i}"))) {
+            assert!(ALL.iter().any(|s| s.lines.contains(&line.as_str())), "no story tells {line}");
+        }
+    }
+
+    #[test]
+    fn every_story_has_one_name() {
+        for (i, story) in ALL.iter().enumerate() {
+            assert!(ALL[..i].iter().all(|s| s.name != story.name), "{}", story.name);
+        }
+    }
 }
