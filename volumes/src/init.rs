@@ -11,7 +11,7 @@
 //! uses are refused whatever is typed; nothing outside the volume's region is written.
 
 use crate::buffer::Pool;
-use crate::event::IoFault;
+use crate::event::{IoFault, IoFaultKind};
 use crate::format::superblock::{
     Copy, DATA_BYTES_DEFAULT, DATA_BYTES_MIN, EXPRESS_BYTES_DEFAULT, EXPRESS_BYTES_MIN,
     FormatError, Geometry, NAME_BYTES_MAX, Superblock, Uuid,
@@ -20,9 +20,9 @@ use crate::format::table::Table;
 use crate::format::{BLOCK_MAX, BLOCK_MIN, NODES_MAX};
 use crate::keeper::WATCH_BEATS;
 use crate::media::file::How;
-use crate::media::{self, BlockDevice, Direct, FileDevice, Kind, OpenError};
+use crate::media::{self, BlockDevice, Direct, OpenError};
 use crate::probe;
-use crate::runtime::read_superblock;
+use crate::runtime::{AttachError, read_superblock};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -162,7 +162,7 @@ fn create(path: &Path, o: &InitOptions, nodes: &[u8]) -> Result<bool, InitError>
     };
     let size = o.size.ok_or_else(|| InitError::NeedsSize { path: path.to_owned() })?;
     // Nothing is left behind when the numbers are wrong.
-    plan(path, o, nodes, size, 512, Kind::File)?;
+    plan(path, o, nodes, size, 512)?;
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     let file = options.create_new(!is_empty_file).open(path).map_err(fail)?;
@@ -177,7 +177,6 @@ fn plan(
     nodes: &[u8],
     have: u64,
     logical: u32,
-    kind: Kind,
 ) -> Result<Geometry, InitError> {
     let block = logical.max(o.sector.unwrap_or(0)).max(u32::try_from(BLOCK_MIN).unwrap_or(4096));
     if !block.is_power_of_two() || block as usize > BLOCK_MAX {
@@ -217,7 +216,6 @@ fn plan(
     } else {
         let most = blocks(EXPRESS_BYTES_DEFAULT).max(g.express_blocks);
         g.express_blocks = (both / 16).clamp(g.express_blocks, most);
-        let _ = kind;
         g.data_blocks = (both - g.express_blocks).min(blocks(DATA_BYTES_DEFAULT));
     }
     Ok(g)
@@ -235,21 +233,45 @@ fn format(
         return Err(InitError::InUse { path: path.to_owned(), user });
     }
     let device = media::open(path, How { write: true, direct, exclusive: true })?;
-    let io = |source| InitError::Io { path: path.to_owned(), source };
-    let old = if created { None } else { check_content(path, &device, o)? };
-    let geometry = plan(path, o, &nodes, device.size(), device.logical_block(), device.kind())?;
-    let Some(_lock) = crate::lock::take(path, 0, 0)
-        .map_err(|source| InitError::Create { path: path.to_owned(), source })?
-    else {
+    let lock = crate::lock::take(path, 0, 0)
+        .map_err(|source| InitError::Create { path: path.to_owned(), source })?;
+    let old = if created { None } else { check_content(path, &device, o, lock.is_none())? };
+    if lock.is_none() {
         return Err(InitError::Attached { path: path.to_owned() });
-    };
+    }
+    write_volume(path, &device, o, nodes, old.as_ref(), progress)
+}
+
+/// Formats any medium as [`init`] does a file or device; `label` stands for its path in errors.
+/// Nobody but the caller can know whether it is in use on this host.
+pub fn init_medium(
+    device: &dyn BlockDevice,
+    label: &Path,
+    o: &InitOptions,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Superblock, InitError> {
+    let nodes = check_words(o)?;
+    let old = check_content(label, device, o, false)?;
+    write_volume(label, device, o, nodes, old.as_ref(), &mut progress)
+}
+
+fn write_volume(
+    path: &Path,
+    device: &dyn BlockDevice,
+    o: &InitOptions,
+    nodes: Vec<u8>,
+    old: Option<&Superblock>,
+    progress: &mut impl FnMut(u64, u64),
+) -> Result<Superblock, InitError> {
+    let io = |source| InitError::Io { path: path.to_owned(), source };
+    let geometry = plan(path, o, &nodes, device.size(), device.logical_block())?;
     let mut uuid = [0; 16];
     getrandom::fill(&mut uuid).map_err(|e| InitError::Random { detail: e.to_string() })?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let superblock = Superblock {
         uuid: Uuid(uuid),
         name: o.name.clone(),
-        generation: old.as_ref().map_or(1, |s| s.generation.saturating_add(1)),
+        generation: old.map_or(1, |s| s.generation.saturating_add(1)),
         created_unix_us: u64::try_from(now.as_micros()).unwrap_or(0),
         geometry,
     };
@@ -258,7 +280,7 @@ fn format(
     let mut zeros = pool.take_len(CHUNK_BYTES);
     zeros.as_mut().fill(0);
     // An interrupted init must leave neither copy of the old superblock.
-    let ends = [Some(&superblock), old.as_ref()].into_iter().flatten();
+    let ends = [Some(&superblock), old].into_iter().flatten();
     for offset in ends.map(|s| s.geometry.last_offset()).chain([0]) {
         let unit = superblock.geometry.block();
         if offset % unit as u64 == 0 && offset + unit as u64 <= device.size() {
@@ -274,37 +296,59 @@ fn format(
         progress(at, all);
     }
     device.flush().map_err(io)?;
+    write_superblocks(path, device, &superblock, &pool).inspect_err(|_| {
+        // The caller was told that there is no volume, so there must be none.
+        let unit = superblock.geometry.block();
+        for offset in [0, superblock.geometry.last_offset()] {
+            let _ = device.write_at(offset, &zeros.as_ref()[..unit]);
+        }
+        let _ = device.flush();
+    })?;
+    Ok(superblock)
+}
+
+fn write_superblocks(
+    path: &Path,
+    device: &dyn BlockDevice,
+    superblock: &Superblock,
+    pool: &Pool,
+) -> Result<(), InitError> {
+    let io = |source| InitError::Io { path: path.to_owned(), source };
     for (offset, bytes) in superblock.image() {
         let mut buf = pool.take(bytes.len());
         buf.extend(&bytes);
         device.write_at(offset, buf.as_ref()).map_err(io)?;
         device.flush().map_err(io)?;
     }
-    let read = read_superblock(&device, path);
-    if read.as_ref().ok() != Some(&superblock) {
+    if read_superblock(device, path).as_ref().ok() != Some(superblock) {
         let detail = "the superblock does not read back as it was written";
-        return Err(io(IoFault::new(crate::event::IoFaultKind::Other, detail)));
+        return Err(io(IoFault::new(IoFaultKind::Other, detail)));
     }
-    Ok(superblock)
+    Ok(())
 }
 
 /// Refuses whatever somebody may need. Returns the volume that is to be replaced.
 fn check_content(
     path: &Path,
-    device: &FileDevice,
+    device: &dyn BlockDevice,
     o: &InitOptions,
+    locked: bool,
 ) -> Result<Option<Superblock>, InitError> {
     let io = |source| InitError::Io { path: path.to_owned(), source };
     match read_superblock(device, path) {
         Ok(volume) => {
-            check_volume(path, device, &volume, o)?;
+            check_volume(path, device, &volume, o, locked)?;
             return Ok(Some(volume));
         }
         // Nobody can tell whether a volume of another version is alive.
-        Err(crate::runtime::AttachError::Format {
+        Err(AttachError::Format {
             source: FormatError::Version { .. } | FormatError::Features { .. },
             ..
         }) => return foreign(path, "a sidepath volume of another version", o).map(|()| None),
+        // What cannot be read may be a volume that is alive.
+        Err(AttachError::Io { detail, .. }) => {
+            return Err(io(IoFault::new(IoFaultKind::Other, detail)));
+        }
         Err(_) => {}
     }
     let size = device.size();
@@ -336,9 +380,10 @@ fn foreign(path: &Path, what: &'static str, o: &InitOptions) -> Result<(), InitE
 
 fn check_volume(
     path: &Path,
-    device: &FileDevice,
+    device: &dyn BlockDevice,
     volume: &Superblock,
     o: &InitOptions,
+    locked: bool,
 ) -> Result<(), InitError> {
     let name = || volume.name.clone();
     if !o.force || o.name != volume.name {
@@ -348,7 +393,7 @@ fn check_volume(
             uuid: volume.uuid,
         });
     }
-    if crate::lock::take(path, 0, 0).is_ok_and(|l| l.is_none()) {
+    if locked {
         return Err(InitError::Attached { path: path.to_owned() });
     }
     match watch(device, volume).map_err(|source| InitError::Io { path: path.to_owned(), source })? {

@@ -57,12 +57,18 @@ pub struct Inspection {
 pub(crate) fn open_to_read(path: &Path) -> Result<(FileDevice, Superblock), AttachError> {
     let how = How { write: false, direct: Direct::Preferred, exclusive: false };
     let device = media::open(path, how).map_err(|e| AttachError::Open(Arc::new(e)))?;
-    let superblock = read_superblock(&device, path)?;
+    let superblock = read_whole(&device, path)?;
+    Ok((device, superblock))
+}
+
+/// The superblock of a medium that is large enough for it.
+pub(crate) fn read_whole(device: &dyn BlockDevice, path: &Path) -> Result<Superblock, AttachError> {
+    let superblock = read_superblock(device, path)?;
     let (need, have) = (superblock.geometry.bytes(), device.size());
     if have < need {
         return Err(AttachError::TooSmall { path: path.to_owned(), need, have });
     }
-    Ok((device, superblock))
+    Ok(superblock)
 }
 
 pub(crate) fn io_error(path: &Path, e: &IoFault) -> AttachError {
@@ -77,7 +83,17 @@ pub(crate) fn read_table(device: &dyn BlockDevice, s: &Superblock) -> Result<Tab
 
 pub fn inspect(path: &Path) -> Result<Inspection, AttachError> {
     let (device, s) = open_to_read(path)?;
-    let table = read_table(&device, &s).map_err(|e| io_error(path, &e))?;
+    report(&device, path, s)
+}
+
+/// The same on any medium; `label` stands for its path.
+pub fn inspect_medium(device: &dyn BlockDevice, label: &Path) -> Result<Inspection, AttachError> {
+    let s = read_whole(device, label)?;
+    report(device, label, s)
+}
+
+fn report(device: &dyn BlockDevice, path: &Path, s: Superblock) -> Result<Inspection, AttachError> {
+    let table = read_table(device, &s).map_err(|e| io_error(path, &e))?;
     let g = &s.geometry;
     let b = u64::from(g.block_bytes);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

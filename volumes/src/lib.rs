@@ -43,11 +43,11 @@ pub use event::{Fact, FenceReason, IoFault, IoFaultKind, Micros, Op, Reason, Rin
 pub use fence::Permit;
 pub use format::superblock::{Geometry, Superblock, Uuid};
 pub use format::table::{Entry, Table};
-pub use init::{InitError, InitOptions, init};
-pub use inspect::{Inspection, inspect};
+pub use init::{InitError, InitOptions, init, init_medium};
+pub use inspect::{Inspection, inspect, inspect_medium};
 pub use keeper::Keeper;
 pub use log::receive::{Mode, Reader};
 pub use log::send::{Refused, Writer};
 pub use runtime::{AttachError, AttachOptions, Handle, attach};
 pub use status::VolumeStatus;
-pub use verify::{Verification, verify};
+pub use verify::{Verification, verify, verify_medium};

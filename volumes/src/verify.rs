@@ -10,7 +10,7 @@ use crate::event::{IoFault, Ring};
 use crate::format::record::{self, Address, Header, Kind};
 use crate::format::superblock::Superblock;
 use crate::format::table::Table;
-use crate::inspect::{io_error, open_to_read, read_table};
+use crate::inspect::{io_error, open_to_read, read_table, read_whole};
 use crate::media::BlockDevice;
 use crate::runtime::AttachError;
 use serde::Serialize;
@@ -57,21 +57,35 @@ pub struct Verification {
 
 pub fn verify(path: &Path) -> Result<Verification, AttachError> {
     let (device, s) = open_to_read(path)?;
+    check(&device, path, s)
+}
+
+/// The same on any medium; `label` stands for its path.
+pub fn verify_medium(device: &dyn BlockDevice, label: &Path) -> Result<Verification, AttachError> {
+    let s = read_whole(device, label)?;
+    check(device, label, s)
+}
+
+fn check(
+    device: &dyn BlockDevice,
+    path: &Path,
+    s: Superblock,
+) -> Result<Verification, AttachError> {
     let io = |e: IoFault| io_error(path, &e);
-    let copies = crate::init::copies(&device, &s).map_err(io)?;
+    let copies = crate::init::copies(device, &s).map_err(io)?;
     let superblocks = copies.map(|c| match c {
         Ok(c) if c == s => "ok".to_owned(),
         Ok(_) => "differs from the other copy".to_owned(),
         Err(e) => e.to_string(),
     });
-    let table = read_table(&device, &s).map_err(io)?;
+    let table = read_table(device, &s).map_err(io)?;
     let mut sum = RecordCounts::default();
     let mut lanes = Vec::new();
     for &from in &s.geometry.nodes {
         for &to in s.geometry.nodes.iter().filter(|&&to| to != from) {
             for ring in Ring::BOTH {
                 let address = Address { uuid: s.uuid, from, to, ring };
-                let counts = walk(&device, &s, &table, &address).map_err(io)?;
+                let counts = walk(device, &s, &table, &address).map_err(io)?;
                 sum.valid += counts.valid;
                 sum.torn += counts.torn;
                 sum.stale += counts.stale;

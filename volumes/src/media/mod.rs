@@ -12,13 +12,15 @@ pub mod conformance;
 pub mod fault;
 pub mod file;
 pub mod memory;
+pub mod power_cut;
 
 use crate::event::IoFault;
 use std::fmt::Debug;
 
-pub use fault::FaultDevice;
+pub use fault::{Doom, FaultDevice};
 pub use file::{Direct, FileDevice, Kind, OpenError, open};
 pub use memory::MemoryDevice;
+pub use power_cut::PowerCutDevice;
 
 /// Whole blocks at aligned offsets and addresses; every implementation passes [`conformance`].
 pub trait BlockDevice: Send + Sync + Debug {
