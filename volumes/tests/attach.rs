@@ -1,8 +1,10 @@
 //! Volumes as a program uses them: init, attach, store, receive, faults, shutdown.
 
+mod common;
+
 use bytes::Bytes;
+use common::loops::Loop;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use volumes::media::{BlockDevice, FaultDevice, MemoryDevice, conformance};
@@ -252,37 +254,11 @@ fn a_medium_that_vanishes_is_found_again() {
 }
 
 #[test]
-fn every_medium_conforms() {
-    conformance::run(&MemoryDevice::new(3 << 20)).unwrap();
-    conformance::run(&FaultDevice::new(MemoryDevice::new(3 << 20))).unwrap();
-}
-
-/// A loop device that is taken down also when the test fails.
-struct Loop(String);
-
-impl Loop {
-    fn new(file: &Path) -> Option<Self> {
-        let out = Command::new("losetup")
-            .args(["--find", "--show", "--direct-io=on"])
-            .arg(file)
-            .output()
-            .ok()?;
-        out.status.success().then(|| Self(String::from_utf8_lossy(&out.stdout).trim().to_owned()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.0]).status();
-    }
-}
-
-#[test]
 fn a_loop_device_conforms_is_formatted_and_carries_frames() {
     let dir = Scratch::new("loop");
     let file = dir.join("backing");
     std::fs::write(&file, vec![0; 4 << 20]).unwrap();
-    let Some(device) = Loop::new(&file) else {
+    let Some(device) = Loop::new(&file, &["--direct-io=on"]) else {
         eprintln!("SKIPPED: no loop device (needs root and losetup)");
         return;
     };

@@ -75,6 +75,10 @@ pub struct How {
 }
 
 pub fn open(path: &Path, how: How) -> Result<FileDevice, OpenError> {
+    open_as(path, how, true)
+}
+
+fn open_as(path: &Path, how: How, try_direct: bool) -> Result<FileDevice, OpenError> {
     let fail = |e: Errno| {
         let path = path.to_owned();
         match e {
@@ -95,7 +99,12 @@ pub fn open(path: &Path, how: How) -> Result<FileDevice, OpenError> {
     if how.exclusive && kind == Kind::Block {
         flags |= OFlags::EXCL;
     }
-    let (fd, direct) = match rustix::fs::open(path, flags | OFlags::DIRECT, Mode::empty()) {
+    let tried = if try_direct {
+        rustix::fs::open(path, flags | OFlags::DIRECT, Mode::empty())
+    } else {
+        Err(Errno::INVAL)
+    };
+    let (fd, direct) = match tried {
         Ok(fd) => (fd, true),
         Err(Errno::INVAL) if how.direct == Direct::Preferred => {
             (rustix::fs::open(path, flags, Mode::empty()).map_err(fail)?, false)
@@ -113,6 +122,11 @@ pub fn open(path: &Path, how: How) -> Result<FileDevice, OpenError> {
     };
     let identity = identity(&meta);
     Ok(FileDevice { fd, path: path.to_owned(), kind, size, logical_block, direct, identity })
+}
+
+/// Through the page cache, whatever the file system can do; for a medium of this host alone.
+pub fn open_buffered(path: &Path, write: bool) -> Result<FileDevice, OpenError> {
+    open_as(path, How { write, direct: Direct::Preferred, exclusive: false }, false)
 }
 
 fn identity(meta: &rustix::fs::Stat) -> (u64, u64, u64) {

@@ -12,6 +12,7 @@
 //! flushed is never lost. The same seed over the same cache gives the same bytes.
 
 use super::BlockDevice;
+use crate::buffer::Pool;
 use crate::event::{IoFault, IoFaultKind};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -40,6 +41,7 @@ pub struct PowerCutDevice<D> {
     inner: D,
     sector: usize,
     cache: Mutex<Cache>,
+    pool: Pool,
 }
 
 /// A number for these three; evenly spread.
@@ -82,7 +84,7 @@ fn keeps(seed: u64, writes: u64, sector: u64, versions: &[Version]) -> usize {
 impl<D: BlockDevice> PowerCutDevice<D> {
     pub fn new(inner: D) -> Self {
         let sector = inner.logical_block() as usize;
-        Self { inner, sector, cache: Mutex::default() }
+        Self { inner, sector, cache: Mutex::default(), pool: Pool::new() }
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -117,7 +119,7 @@ impl<D: BlockDevice> PowerCutDevice<D> {
     /// Pulls the plug and puts it back in.
     pub fn cut(&self, seed: u64) -> Result<(), IoFault> {
         for (offset, bytes) in self.survivors(seed) {
-            self.inner.write_at(offset, &bytes)?;
+            self.write_inner(offset, &bytes)?;
         }
         let mut cache = self.cache();
         cache.sectors.clear();
@@ -135,12 +137,19 @@ impl<D: BlockDevice> PowerCutDevice<D> {
         Ok(cache)
     }
 
+    fn write_inner(&self, offset: u64, bytes: &[u8]) -> Result<(), IoFault> {
+        // Direct I/O wants aligned memory.
+        let mut buf = self.pool.take_len(bytes.len());
+        buf.as_mut().copy_from_slice(bytes);
+        self.inner.write_at(offset, buf.as_ref())
+    }
+
     /// Writes the newest version of up to `sectors` sectors from `first` on back.
     fn write_back(&self, cache: &mut Cache, first: u64, sectors: usize) -> Result<(), IoFault> {
         let some: Vec<u64> = cache.sectors.range(first..).take(sectors).map(|(&s, _)| s).collect();
         for sector in some {
             if let Some(newest) = cache.sectors.remove(&sector).and_then(|mut v| v.pop()) {
-                self.inner.write_at(sector * self.sector as u64, &newest.bytes)?;
+                self.write_inner(sector * self.sector as u64, &newest.bytes)?;
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! What several tests share; each uses a part of it.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+pub mod loops;
 pub mod mutate;
 pub mod world;
 
