@@ -230,6 +230,8 @@ pub struct Judge {
     pub fenced: Vec<FenceReason>,
     pub attached: bool,
     pub recovered: u64,
+    /// Frames are counted only: somebody forges them.
+    pub believes: bool,
 }
 
 impl Judge {
@@ -240,6 +242,7 @@ impl Judge {
 
     fn hear(&mut self, me: u8, fact: &Fact, sent: &Sent) {
         match fact {
+            Fact::Frames { frames, .. } if self.believes => self.frames += frames.len() as u64,
             Fact::Frames { from, ring, number, frames } => {
                 for f in frames {
                     let (stream, n) = parse(f).unwrap_or_else(|| {
