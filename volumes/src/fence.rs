@@ -17,8 +17,40 @@ use crate::format::superblock::{Copy, FormatError, Superblock};
 use crate::format::table::Table;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Looks in a row that miss our own epoch before we conclude a roll-back.
+/// Looks in a row that miss our own epoch before we conclude a roll-back, at the least...
 pub const MISSES_MAX: u32 = 3;
+/// ...and for how long they must go on missing it. A cache that serves old bytes (another path of
+/// the array, a host's page cache) catches up, typically within a second; a roll-back does not.
+/// Waiting costs nothing: no look in between renews the permit, so nothing is written meanwhile.
+pub const ROLLED_BACK_AFTER: Micros = 2_000_000;
+
+/// Looks further apart than this are not in a row: the process slept in between.
+const ROW_GAP_MAX: Micros = 10_000_000;
+
+/// Looks in a row that showed an older entry of ours or none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Misses {
+    looks: u32,
+    first_at: Micros,
+    last_at: Micros,
+}
+
+impl Misses {
+    /// One more; whether the volume must have been rolled back.
+    pub fn add(&mut self, now: Micros) -> bool {
+        if self.looks == 0 || now.saturating_sub(self.last_at) > ROW_GAP_MAX {
+            (self.looks, self.first_at) = (0, now);
+        }
+        self.last_at = now;
+        self.looks = self.looks.saturating_add(1);
+        self.looks >= MISSES_MAX && now.saturating_sub(self.first_at) >= ROLLED_BACK_AFTER
+    }
+
+    /// Our entry was seen.
+    pub fn clear(&mut self) {
+        self.looks = 0;
+    }
+}
 
 /// Shared by the Keeper (and its Writer) of one volume.
 #[derive(Debug, Default)]
@@ -146,6 +178,23 @@ pub fn check(region: &[u8], ours: &Superblock, slot: usize, epoch: u64, nonce: u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_roll_back_takes_looks_and_time() {
+        let mut m = Misses::default();
+        assert!(!m.add(100));
+        assert!(!m.add(100 + ROLLED_BACK_AFTER), "two looks");
+        assert!(m.add(101 + ROLLED_BACK_AFTER));
+        m.clear();
+        for now in (0..20).map(|i| i * 100_000) {
+            assert!(!m.add(now), "a cache may be stale for as long as {now} us");
+        }
+        assert!(!m.add(ROLLED_BACK_AFTER - 1));
+        assert!(m.add(ROLLED_BACK_AFTER));
+        let woken = ROLLED_BACK_AFTER + ROW_GAP_MAX + 1;
+        assert!(!m.add(woken) && !m.add(woken + 1) && !m.add(woken + 2), "asleep in between");
+        assert!(m.add(woken + ROW_GAP_MAX), "on a slow medium it is still a row");
+    }
 
     #[test]
     fn a_permit_is_good_for_less_than_one_interval() {

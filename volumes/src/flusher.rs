@@ -164,6 +164,8 @@ impl Medium {
             None => {
                 let device =
                     (self.opener)().map_err(|e| IoFault::new(IoFaultKind::Gone, e.to_string()))?;
+                // What was opened may be another file than the one that was locked.
+                shared.hold_lock().map_err(|e| IoFault::new(IoFaultKind::Gone, e.to_string()))?;
                 shared.permit.revoke();
                 if matches!(op, Op::Write { .. }) {
                     // Nothing is written to a medium that was not looked at.
@@ -212,7 +214,7 @@ pub(crate) fn drive<M: Machine>(
     mut after: impl FnMut(&Shared, &Seat<M>),
 ) -> Option<Reason> {
     let opener = shared.opener.clone();
-    let device = opener().ok();
+    let device = opener().ok().filter(|_| shared.hold_lock().is_ok());
     let generation = shared.reopen.load(Ordering::Acquire);
     let mut medium = Medium { opener, device, generation, failures: 0, check_name };
     let mut facts = Vec::new();

@@ -13,13 +13,13 @@
 //! Awkward cases: a failed beat is written again with the same number, into the same block, so
 //! that the newest whole entry is never at risk; the first superblock may be damaged while the
 //! last one is whole; an entry that is older than ours may be a stale read, so it takes three in
-//! a row to conclude that the volume was rolled back (and none of them renews the permit); storage
+//! a row, for two seconds, to conclude that the volume was rolled back (none renews the permit); storage
 //! that vanishes is retried with back-off for ever.
 
 use crate::buffer::Pool;
 use crate::canary::{Bug, planted};
 use crate::event::{Fact, FenceReason, IoFault, IoFaultKind, Micros, Op, Reason, Ring, Step};
-use crate::fence::{self, Look, MISSES_MAX, Permit};
+use crate::fence::{self, Look, Misses, Permit};
 use crate::format::superblock::{Copy, Superblock};
 use crate::format::table::{Cell, Entry, Head, Table};
 use bytes::Bytes;
@@ -113,7 +113,7 @@ pub struct Keeper {
     cells: Vec<Cell>,
     known: Vec<Known>,
     seen_a_table: bool,
-    misses: u32,
+    misses: Misses,
     retry_at: Micros,
     retry: Micros,
     /// The first superblock was damaged in this region: the last one is read next.
@@ -142,7 +142,7 @@ impl Keeper {
             cells: vec![Cell::default(); slots],
             known: vec![Known::default(); slots],
             seen_a_table: false,
-            misses: 0,
+            misses: Misses::default(),
             retry_at: 0,
             retry: RETRY_MIN,
             other_copy: None,
@@ -396,7 +396,7 @@ impl Keeper {
         match fence::check_entry(table, self.slot, self.epoch, self.o.nonce) {
             Look::Ours => {
                 self.recovered();
-                self.misses = 0;
+                self.misses.clear();
                 self.o.permit.grant(self.epoch, self.o.nonce, at);
                 self.facts.push_back(Fact::Attached { epoch: self.epoch });
                 self.last_beat_at = now;
@@ -419,8 +419,7 @@ impl Keeper {
         match fence::check_entry(&table, self.slot, self.epoch, self.o.nonce) {
             Look::Ours => {}
             Look::Older { found } => {
-                self.misses += 1;
-                if self.misses >= MISSES_MAX {
+                if self.misses.add(now) {
                     let ours = self.epoch;
                     return self.stop(Reason::Fenced(FenceReason::RolledBack { ours, found }));
                 }
@@ -429,7 +428,7 @@ impl Keeper {
             Look::Foreign(why) => return self.stop(Reason::Fenced(why)),
             Look::Unreadable(_) => return self.back_off(now),
         }
-        self.misses = 0;
+        self.misses.clear();
         self.recovered();
         self.o.permit.renew(at);
         self.facts.push_back(Fact::TableRead { latency: now.saturating_sub(at) });

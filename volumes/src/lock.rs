@@ -9,11 +9,23 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 #[derive(Debug)]
 pub struct HostLock {
-    _file: File,
+    file: File,
+}
+
+impl HostLock {
+    /// Whether `path` still leads to what is locked. A file that was replaced is another one: our
+    /// lock on the old one keeps nobody out of the new one.
+    #[must_use]
+    pub fn is_on(&self, path: &Path) -> bool {
+        let id = |m: std::fs::Metadata| (m.dev(), m.ino());
+        let held = self.file.metadata().map(id);
+        held.is_ok_and(|held| std::fs::metadata(path).map(id).is_ok_and(|now| now == held))
+    }
 }
 
 /// `Ok(None)`: another daemon on this host holds it.
@@ -27,7 +39,7 @@ pub fn take(path: &Path, start: u64, len: u64) -> io::Result<Option<HostLock>> {
         l_pid: 0,
     };
     match fcntl(&file, FcntlArg::F_OFD_SETLK(&range)) {
-        Ok(_) => Ok(Some(HostLock { _file: file })),
+        Ok(_) => Ok(Some(HostLock { file })),
         Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(None),
         Err(e) => Err(e.into()),
     }
@@ -47,6 +59,12 @@ mod tests {
         assert!(take(&path, 5, 10).unwrap().is_none(), "overlaps");
         assert!(take(&path, 10, 10).unwrap().is_some(), "another node's");
         drop(first);
+        let held = take(&path, 0, 10).unwrap().unwrap();
+        assert!(held.is_on(&path));
+        std::fs::rename(&path, dir.join("w")).unwrap();
+        assert!(!held.is_on(&path), "gone");
+        std::fs::write(&path, [0; 100]).unwrap();
+        assert!(!held.is_on(&path), "another one");
         assert!(take(&path, 0, 10).unwrap().is_some());
         std::fs::remove_dir_all(dir).unwrap();
     }

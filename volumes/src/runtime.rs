@@ -35,6 +35,15 @@ pub type Sink = Arc<dyn Fn(Fact) + Send + Sync>;
 /// Opens the medium: once per thread, and again when it keeps failing.
 pub type Opener = Arc<dyn Fn() -> Result<Arc<dyn BlockDevice>, AttachError> + Send + Sync>;
 
+/// Where an incarnation's random name comes from; `Err` says why it does not.
+type Random = fn() -> Result<u64, String>;
+
+fn system_random() -> Result<u64, String> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|e| e.to_string())?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
 #[derive(Debug, Clone)]
 pub struct AttachOptions {
     pub path: PathBuf,
@@ -104,6 +113,10 @@ pub enum AttachError {
     Silent { path: PathBuf, waited_ms: u128 },
     #[error("cannot start a thread: {detail}")]
     Thread { detail: String },
+    #[error(
+        "no random numbers for this incarnation's name: {detail}; is getrandom(2) allowed here?"
+    )]
+    Random { detail: String },
 }
 
 impl AttachError {
@@ -112,7 +125,8 @@ impl AttachError {
     pub fn is_input_error(&self) -> bool {
         match self {
             Self::Open(e) => e.is_input_error(),
-            Self::Io { .. } | Self::Silent { .. } | Self::Thread { .. } => false,
+            Self::Io { .. } | Self::Silent { .. } => false,
+            Self::Thread { .. } | Self::Random { .. } => false,
             _ => true,
         }
     }
@@ -217,6 +231,7 @@ pub(crate) struct Shared {
     pub(crate) reopen: AtomicU64,
     superblock: OnceLock<Superblock>,
     uses_host_lock: bool,
+    random: Random,
     lock: Mutex<Option<HostLock>>,
     stop: AtomicBool,
     said_goodbye: AtomicBool,
@@ -295,20 +310,34 @@ impl Shared {
         }
     }
 
-    /// Takes the host lock and seats the machines.
-    fn seat(&self, superblock: &Superblock) -> Result<(), AttachError> {
+    /// Holds the host lock on the medium that the path leads to now. Called whenever the medium
+    /// is opened, for it may have been replaced; before the volume is known there is none.
+    pub(crate) fn hold_lock(&self) -> Result<(), AttachError> {
+        self.superblock.get().map_or(Ok(()), |s| self.lock_entry(s))
+    }
+
+    fn lock_entry(&self, superblock: &Superblock) -> Result<(), AttachError> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_held = held.as_ref().is_some_and(|l| l.is_on(&self.o.path));
+        if !self.uses_host_lock || is_held || self.stopping() {
+            return Ok(());
+        }
         let g = &superblock.geometry;
         let slot = g.slot(self.o.node).unwrap_or(0);
-        if self.uses_host_lock {
-            let (start, len) = (g.entry_offset(slot, 0), 2 * u64::from(g.block_bytes));
-            let path = || self.o.path.clone();
-            let lock = crate::lock::take(&self.o.path, start, len)
-                .map_err(|e| AttachError::Io { path: path(), detail: e.to_string() })?
-                .ok_or_else(|| AttachError::Locked { path: path(), node: self.o.node })?;
-            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
-        }
-        let mut nonce = [0; 8];
-        let _ = getrandom::fill(&mut nonce);
+        let (start, len) = (g.entry_offset(slot, 0), 2 * u64::from(g.block_bytes));
+        let path = || self.o.path.clone();
+        let lock = crate::lock::take(&self.o.path, start, len)
+            .map_err(|e| AttachError::Io { path: path(), detail: e.to_string() })?
+            .ok_or_else(|| AttachError::Locked { path: path(), node: self.o.node })?;
+        *held = Some(lock);
+        Ok(())
+    }
+
+    /// Takes the host lock and seats the machines.
+    fn seat(&self, superblock: &Superblock) -> Result<(), AttachError> {
+        // Without it, two claimants of one epoch could not be told apart.
+        let nonce = (self.random)().map_err(|detail| AttachError::Random { detail })?;
+        self.lock_entry(superblock)?;
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = (self.clock)();
         let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
@@ -316,7 +345,7 @@ impl Shared {
             node: self.o.node,
             superblock: superblock.clone(),
             epoch: self.o.epoch,
-            nonce: u64::from_le_bytes(nonce).max(1),
+            nonce: nonce.max(1),
             interval: us(self.o.beat_interval),
             wall_unix_us_at_zero: us(wall).saturating_sub(now),
             permit: self.permit.clone(),
@@ -375,7 +404,7 @@ pub struct Handle {
 /// Attaches the file or block device at `opts.path`.
 pub fn attach(opts: AttachOptions, clock: Clock, sink: Sink) -> Result<Handle, AttachError> {
     let opener = file_opener(&opts);
-    start(opts, opener, true, clock, sink)
+    start(opts, opener, true, system_random, clock, sink)
 }
 
 /// Attaches any medium; there is no host lock.
@@ -385,13 +414,14 @@ pub fn attach_to(
     clock: Clock,
     sink: Sink,
 ) -> Result<Handle, AttachError> {
-    start(opts, opener, false, clock, sink)
+    start(opts, opener, false, system_random, clock, sink)
 }
 
 fn start(
     o: AttachOptions,
     opener: Opener,
     uses_host_lock: bool,
+    random: Random,
     clock: Clock,
     sink: Sink,
 ) -> Result<Handle, AttachError> {
@@ -410,6 +440,7 @@ fn start(
         reopen: AtomicU64::new(0),
         superblock: OnceLock::new(),
         uses_host_lock,
+        random,
         lock: Mutex::new(None),
         stop: AtomicBool::new(false),
         said_goodbye: AtomicBool::new(false),
@@ -635,5 +666,30 @@ impl Drop for Handle {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.wake_all();
         self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::superblock::tests::sample;
+    use crate::media::MemoryDevice;
+
+    #[test]
+    fn without_random_numbers_there_is_no_incarnation() {
+        let volume = sample(&[1, 2]);
+        let medium = MemoryDevice::new(volume.geometry.bytes());
+        for (offset, bytes) in volume.image() {
+            medium.write_at(offset, &bytes).unwrap();
+        }
+        let before = medium.snapshot();
+        let device = medium.clone();
+        let opener: Opener = Arc::new(move || Ok(Arc::new(device.clone()) as Arc<dyn BlockDevice>));
+        let o = AttachOptions { wait_for_medium: true, ..AttachOptions::new("lun7", 1) };
+        let none: Random = || Err("not today".into());
+        let e = start(o, opener, false, none, Arc::new(|| 1), Arc::new(|_| {})).unwrap_err();
+        assert!(matches!(e, AttachError::Random { .. }) && !e.is_input_error(), "{e}");
+        assert!(e.to_string().contains("not today"));
+        assert!(medium.snapshot() == before, "nothing was claimed");
     }
 }

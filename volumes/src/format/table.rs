@@ -26,6 +26,10 @@ pub const MAGIC: &[u8; 4] = b"SPNE";
 const FLAG_GOODBYE: u8 = 1;
 const CELLS_AT: usize = 128;
 const CELL_BYTES: usize = 56;
+/// Counters at or beyond this are no counters: a thousand a microsecond for a century stay below.
+pub const COUNTER_END: u64 = 1 << 62;
+/// Longest beat interval that is believed: a minute.
+pub const INTERVAL_US_MAX: u64 = 60_000_000;
 const _: () = assert!(CELLS_AT + super::NODES_MAX * CELL_BYTES <= 4092);
 
 /// Number and place of the record that comes next.
@@ -156,11 +160,23 @@ impl Entry {
             wall_unix_us: u64_at(b, 64),
             cells,
         };
-        let sane = entry
-            .cells
-            .iter()
-            .all(|c| Ring::BOTH.iter().all(|&r| c.heads[r.index()].place < g.ring_blocks(r)));
-        (sane && entry.copy() == copy && entry.epoch != 0).then_some(entry)
+        (entry.is_sane(g) && entry.copy() == copy).then_some(entry)
+    }
+
+    /// Whether all can be counted on from here; checksums are no secret, so they prove nothing.
+    fn is_sane(&self, g: &Geometry) -> bool {
+        let cell = |c: &Cell| {
+            let place = |r: Ring| c.heads[r.index()].place < g.ring_blocks(r);
+            let number = |h: &Head| (1..COUNTER_END).contains(&h.number);
+            Ring::BOTH.into_iter().all(place)
+                && c.heads.iter().all(number)
+                && c.cursors.iter().all(|&n| n < COUNTER_END)
+                && c.mailbox < COUNTER_END
+        };
+        (1..1 << 63).contains(&self.epoch)
+            && self.beat < COUNTER_END
+            && self.interval_us <= INTERVAL_US_MAX
+            && self.cells.iter().all(cell)
     }
 }
 
@@ -253,6 +269,39 @@ mod tests {
         assert_eq!(Entry::decode(&b, s.uuid, &s.geometry, 0, 0), None, "the other block's");
         assert_eq!(Entry::decode(&b, s.uuid, &s.geometry, 1, 1), None, "another node's");
         assert_eq!(Entry::decode(&b, Uuid([0; 16]), &s.geometry, 0, 1), None);
+    }
+
+    #[test]
+    fn counters_that_cannot_be_counted_on_are_damage() {
+        let s = sample(&[1, 2]);
+        let whole = |e: &Entry| {
+            let mut b = vec![0; 4096];
+            e.encode(s.uuid, &mut b);
+            Entry::decode(&b, s.uuid, &s.geometry, 0, e.copy()).is_some()
+        };
+        let with = |f: &dyn Fn(&mut Entry)| {
+            let mut e = entry(7);
+            f(&mut e);
+            whole(&e)
+        };
+        let end = COUNTER_END;
+        assert!(with(&|e| e.beat = end - 1) && !with(&|e| e.beat = end));
+        assert!(with(&|e| e.epoch = (1 << 63) - 1) && !with(&|e| e.epoch = 1 << 63));
+        assert!(with(&|e| e.epoch = 1) && !with(&|e| e.epoch = 0));
+        assert!(with(&|e| e.interval_us = INTERVAL_US_MAX));
+        assert!(!with(&|e| e.interval_us = INTERVAL_US_MAX + 1));
+        assert!(with(&|e| e.cells[1].mailbox = end - 1) && !with(&|e| e.cells[1].mailbox = end));
+        for ring in Ring::BOTH {
+            let i = ring.index();
+            let blocks = s.geometry.ring_blocks(ring);
+            assert!(with(&|e| e.cells[1].heads[i].number = 1));
+            assert!(!with(&|e| e.cells[1].heads[i].number = 0), "numbers begin at 1");
+            assert!(!with(&|e| e.cells[0].heads[i].number = end));
+            assert!(with(&|e| e.cells[1].heads[i].place = blocks - 1));
+            assert!(!with(&|e| e.cells[1].heads[i].place = blocks));
+            assert!(with(&|e| e.cells[1].cursors[i] = end - 1));
+            assert!(!with(&|e| e.cells[1].cursors[i] = end));
+        }
     }
 
     #[test]

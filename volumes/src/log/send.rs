@@ -24,7 +24,7 @@ use super::ring::{RingSpace, Room};
 use crate::buffer::Pool;
 use crate::canary::{Bug, planted};
 use crate::event::{Fact, FenceReason, IoFault, IoFaultKind, Micros, Op, Reason, Ring, Step};
-use crate::fence::{self, Look, MISSES_MAX, Permit};
+use crate::fence::{self, Look, Misses, Permit};
 use crate::format::bytes::len_u32;
 use crate::format::record::{self, Address, Header, Kind};
 use crate::format::superblock::{Copy, Superblock};
@@ -122,7 +122,7 @@ pub struct Writer {
     flight: Flight,
     retry_at: Micros,
     retry: Micros,
-    misses: u32,
+    misses: Misses,
     stopped: Option<FenceReason>,
     facts: VecDeque<Fact>,
     counters: Counters,
@@ -152,7 +152,7 @@ impl Writer {
             flight: Flight::None,
             retry_at: 0,
             retry: RETRY_MIN,
-            misses: 0,
+            misses: Misses::default(),
             stopped: None,
             facts: VecDeque::new(),
             counters: Counters::default(),
@@ -271,6 +271,7 @@ impl Writer {
             return Step::WaitUntil(self.retry_at);
         }
         if self.o.permit.valid(now) {
+            self.misses.clear();
             self.flight = Flight::Write { at: now };
             return Step::Do(Op::Write { offset: work.offset, data: work.data.clone() });
         }
@@ -311,12 +312,11 @@ impl Writer {
             fence::check(region, &self.o.superblock, self.slot, permit.epoch(), permit.nonce());
         match look {
             Look::Ours => {
-                self.misses = 0;
+                self.misses.clear();
                 permit.renew(at);
             }
             Look::Older { found } => {
-                self.misses += 1;
-                if self.misses >= MISSES_MAX {
+                if self.misses.add(now) {
                     let ours = permit.epoch();
                     self.fence(FenceReason::RolledBack { ours, found });
                 } else {
