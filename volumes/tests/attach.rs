@@ -285,3 +285,96 @@ fn a_loop_device_conforms_is_formatted_and_carries_frames() {
     assert!(a.shutdown(Duration::from_secs(5)) && b.shutdown(Duration::from_secs(5)));
     assert!(verify(path).unwrap().ok);
 }
+
+#[test]
+fn a_replaced_file_is_locked_anew() {
+    let dir = Scratch::new("replaced");
+    let (path, aside) = (dir.join("v"), dir.join("w"));
+    init(&path, &options("lun"), |_, _| {}).unwrap();
+    let (a, _) = up(&path, 1);
+    // Restored from a copy, under the same name: another inode, on which nobody holds a lock yet.
+    std::fs::copy(&path, &aside).unwrap();
+    std::fs::rename(&aside, &path).unwrap();
+    let second = || attach(opts(&path, 1), clock(), sink().1).err();
+    wait("the lock on the new file", || {
+        a.beat_now();
+        matches!(second(), Some(AttachError::Locked { node: 1, .. }))
+    });
+    assert!(a.shutdown(Duration::from_secs(5)));
+    assert!(second().is_none(), "and it goes with its holder");
+}
+
+#[test]
+fn a_medium_with_larger_sectors_than_the_volume_is_refused() {
+    #[derive(Debug)]
+    struct Coarse(MemoryDevice);
+    impl BlockDevice for Coarse {
+        fn size(&self) -> u64 {
+            self.0.size()
+        }
+        fn logical_block(&self) -> u32 {
+            8192
+        }
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), volumes::IoFault> {
+            self.0.read_at(offset, buf)
+        }
+        fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), volumes::IoFault> {
+            self.0.write_at(offset, data)
+        }
+        fn flush(&self) -> Result<(), volumes::IoFault> {
+            self.0.flush()
+        }
+    }
+    let (device, dir) = memory_volume();
+    let coarse = Arc::new(Coarse(device.inner().clone()));
+    let opener = move || Ok(coarse.clone() as Arc<dyn BlockDevice>);
+    let e = attach_to(opts(&dir.join("v"), 1), Arc::new(opener), clock(), sink().1).unwrap_err();
+    assert!(matches!(e, AttachError::WrongSector { logical: 8192, block: 4096, .. }), "{e}");
+    assert!(e.is_input_error() && e.to_string().contains("--sector 8192"), "{e}");
+}
+
+#[test]
+fn threads_live_through_every_kind_of_failure() {
+    use volumes::media::Doom;
+    let kinds = [
+        Doom::Fails(IoFaultKind::Eio),
+        Doom::DoneButFails(IoFaultKind::TimedOut),
+        Doom::Torn(0x5a5a_a5a5_0ff0_f00f),
+        Doom::Fails(IoFaultKind::ShortRead),
+    ];
+    let (device, dir) = memory_volume();
+    let open = || -> volumes::runtime::Opener {
+        let d = device.clone();
+        Arc::new(move || Ok(d.clone() as Arc<dyn BlockDevice>))
+    };
+    let start = |node| {
+        let (facts, sink) = sink();
+        let h = attach_to(opts(&dir.join("v"), node), open(), clock(), sink).unwrap();
+        (h, facts)
+    };
+    let (a, _) = start(1);
+    let (b, b_facts) = start(2);
+    wait("attach", || a.epoch() != 0 && b.epoch() != 0);
+    std::thread::sleep(Duration::from_millis(60));
+    let mut sent = 0u32;
+    for round in 0..12 {
+        let kind = kinds[round % kinds.len()];
+        let from = device.operations() + (round as u64 * 7) % 23;
+        device.doom(from..from + [1, 6, 30][round % 3], kind);
+        for _ in 0..20 {
+            let frame = [&sent.to_le_bytes()[..], &[7; 500]].concat();
+            if a.store(2, if round % 2 == 0 { Ring::Data } else { Ring::Express }, &frame).is_ok() {
+                sent += 1;
+            }
+            std::thread::sleep(Duration::from_micros(300));
+        }
+        let want = sent as usize;
+        wait("all frames of the round", || frames(&b_facts).len() == want);
+        device.heal();
+    }
+    for (i, frame) in frames(&b_facts).iter().enumerate() {
+        assert_eq!(frame[..4], u32::try_from(i).unwrap().to_le_bytes());
+    }
+    wait("up", || a.status().state == VolumeState::Up && b.status().state == VolumeState::Up);
+    assert!(a.shutdown(Duration::from_secs(5)) && b.shutdown(Duration::from_secs(5)));
+}
