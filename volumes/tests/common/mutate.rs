@@ -109,7 +109,7 @@ fn put(b: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 /// Makes record (or mailbox) header and body agree with their checksums again.
-fn reseal(image: &mut [u8], at: usize) {
+pub fn reseal(image: &mut [u8], at: usize) {
     let end = (64 + u32_at(image, at + 48) as usize).min(image.len() - at);
     let body = crc32(&image[at + 64.min(end)..at + end]);
     put(image, at + 56, &body.to_le_bytes());
