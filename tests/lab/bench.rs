@@ -55,7 +55,7 @@ impl Lab {
     /// Machines, cables, keys, a volume and a configuration each; no daemon runs yet.
     pub(crate) fn new(plan: Plan) -> Self {
         let mut lab = Self::bare(plan.nodes);
-        let disk = Disk::new(plan.medium, &lab.dir);
+        let disk = Disk::new(plan.medium, &lab.dir, plan.nodes);
         let ids: Vec<String> = lab.nodes.iter().map(|node| node.id.to_string()).collect();
         disk.init(&ids.join(","));
         for node in &mut lab.nodes {
@@ -63,7 +63,7 @@ impl Lab {
         }
         for node in &lab.nodes {
             let peers: Vec<&Node> = lab.nodes.iter().filter(|peer| peer.id != node.id).collect();
-            node.write_config(&disk.path, &peers, plan.network);
+            node.write_config(&disk.path_of(node.id), &peers, plan.network);
         }
         lab.disk = Some(disk);
         lab
@@ -190,6 +190,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        if let Some(disk) = &self.disk {
+            disk.release();
+        }
         if std::thread::panicking() {
             println!("---- the lab when the story failed ({})", self.dir.display());
             for node in &self.nodes {

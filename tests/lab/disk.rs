@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::fuse::Array;
 use super::node;
 use super::process::{run, sh};
 use super::sys;
@@ -23,6 +24,8 @@ pub(crate) enum Medium {
     Array,
     /// A file on a file system that can be frozen and failed.
     FileOnArray,
+    /// A file per host on an array in our memory, with the faults of [`fuse`](super::fuse).
+    Fuse,
 }
 
 pub(crate) struct Disk {
@@ -31,15 +34,23 @@ pub(crate) struct Disk {
     medium: Medium,
     lower: Option<PathBuf>,
     mount: PathBuf,
+    array: Option<Array>,
 }
 
 const SIZE_MIB: u32 = 192;
+/// Small, so that lanes wrap often and rolling back is quick.
+const FUSE_BYTES: usize = 32 << 20;
 
 impl Disk {
-    pub(crate) fn new(medium: Medium, dir: &Path) -> Self {
+    pub(crate) fn new(medium: Medium, dir: &Path, hosts: usize) -> Self {
         let mount = dir.join("array");
         let file = dir.join("volume.img");
+        let mut array = None;
         let (path, lower) = match medium {
+            Medium::Fuse => {
+                let array = array.insert(Array::mount(&mount, hosts, FUSE_BYTES));
+                (array.path(1), None)
+            }
             Medium::File => (file, None),
             Medium::Block => {
                 fill(&file, SIZE_MIB);
@@ -64,7 +75,23 @@ impl Disk {
                 (path, Some(lower))
             }
         };
-        Self { path, medium, lower, mount }
+        Self { path, medium, lower, mount, array }
+    }
+
+    /// Where a node finds the volume.
+    pub(crate) fn path_of(&self, node: usize) -> PathBuf {
+        self.array.as_ref().map_or_else(|| self.path.clone(), |array| array.path(node))
+    }
+
+    pub(crate) fn array(&self) -> &Array {
+        self.array.as_ref().expect("a medium of FUSE")
+    }
+
+    /// Nothing waits in the kernel any more.
+    pub(crate) fn release(&self) {
+        if let Some(array) = &self.array {
+            array.heal();
+        }
     }
 
     /// Formats the volume for these node ids.

@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::bench::Lab;
 use super::node::Node;
 use super::process::{run, wait_child};
+use super::rng::Rng;
 use super::runner;
 use super::sys;
 
@@ -59,6 +60,11 @@ impl Meter {
         let now = sys::monotonic_ns();
         self.marks.push((now, what.to_owned()));
         now
+    }
+
+    /// The same for an instant that has passed.
+    pub(crate) fn note(&mut self, at: u64, what: &str) {
+        self.marks.push((at, what.to_owned()));
     }
 
     /// Stops sending, leaves `drain` for what is under way, and returns the stream of each
@@ -220,6 +226,17 @@ impl Stream {
         self.arrivals.iter().filter(again).map(|arrival| arrival.number).collect()
     }
 
+    /// Numbers heard that were never said, or not at the time they claim.
+    pub(crate) fn phantoms(&self) -> Vec<u64> {
+        let said =
+            |arrival: &&Arrival| self.sent.get(arrival.number as usize) == Some(&arrival.sent);
+        self.arrivals
+            .iter()
+            .filter(|arrival| !said(arrival))
+            .map(|arrival| arrival.number)
+            .collect()
+    }
+
     /// Numbers heard after a larger one.
     pub(crate) fn reordered(&self) -> Vec<u64> {
         let mut top = None;
@@ -262,6 +279,7 @@ impl Stream {
         for (what, numbers) in [
             ("lost", self.lost()),
             ("delivered twice", self.duplicated()),
+            ("never said", self.phantoms()),
             ("out of order", self.reordered()),
         ] {
             if !numbers.is_empty() {
@@ -428,6 +446,7 @@ fn send_numbers(
         let now = sys::monotonic_ns();
         packet[..8].copy_from_slice(&(sent.len() as u64).to_le_bytes());
         packet[8..16].copy_from_slice(&now.to_le_bytes());
+        packet[16..].copy_from_slice(&filling(sent.len() as u64, now));
         match socket.send(&packet) {
             Ok(_) => sent.push(now),
             // Nothing left this machine: the number is said again.
@@ -435,6 +454,12 @@ fn send_numbers(
         }
     }
     (sent, errors)
+}
+
+/// The rest of a datagram follows from its number and its time.
+fn filling(number: u64, time: u64) -> [u8; PAYLOAD - 16] {
+    let mut rng = Rng::new(number ^ time.rotate_left(32));
+    std::array::from_fn(|_| rng.next() as u8)
 }
 
 fn hear_numbers(socket: &UdpSocket, finish: &AtomicBool) -> (Vec<Arrival>, Errors) {
@@ -448,6 +473,9 @@ fn hear_numbers(socket: &UdpSocket, finish: &AtomicBool) -> (Vec<Arrival>, Error
                     u64::from_le_bytes(packet[at..at + 8].try_into().expect("eight bytes"))
                 };
                 heard.push(Arrival { number: word(0), sent: word(8), heard: now });
+                if packet[16..PAYLOAD] != filling(word(0), word(8)) {
+                    *errors.entry(format!("no. {} arrives changed", word(0))).or_default() += 1;
+                }
             }
             Ok(length) => *errors.entry(format!("length {length}")).or_default() += 1,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}

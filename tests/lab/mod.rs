@@ -16,11 +16,15 @@
 #![allow(clippy::cast_possible_truncation)]
 
 pub(crate) mod bench;
+pub(crate) mod books;
 pub(crate) mod clusters;
 pub(crate) mod disk;
+pub(crate) mod faults;
+pub(crate) mod fuse;
 pub(crate) mod meter;
 pub(crate) mod node;
 pub(crate) mod process;
+pub(crate) mod rng;
 pub(crate) mod runner;
 pub(crate) mod status;
 pub(crate) mod sys;

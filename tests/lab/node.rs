@@ -139,6 +139,27 @@ impl Node {
         }
     }
 
+    /// Whether a daemon was started and not killed since.
+    pub(crate) fn runs(&self) -> bool {
+        self.daemon().is_some()
+    }
+
+    /// Resident memory of the daemon, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// Packets the virtual interface had no room for: the daemon did not read them in time.
+    pub(crate) fn interface_drops(&self) -> u64 {
+        let line = format!("ip -s -j link show {INTERFACE} 2>/dev/null");
+        let shown = run(self.command("sh").args(["-c", &line]), Duration::from_secs(5));
+        let shown = shown.map(|done| done.stdout).unwrap_or_default();
+        let json: serde_json::Value = serde_json::from_str(&shown).unwrap_or_default();
+        json[0]["stats64"]["tx"]["dropped"].as_u64().unwrap_or(0)
+    }
+
     pub(crate) fn pause(&self) {
         sys::signal(self.pid(), libc::SIGSTOP);
     }

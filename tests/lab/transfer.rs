@@ -3,7 +3,8 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ExitCode, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::bench::Lab;
@@ -85,6 +86,74 @@ impl Transfer {
     }
 }
 
+/// A connection each way between two nodes, for as long as a story takes.
+pub(crate) struct Pair {
+    ends: [Endless; 2],
+}
+
+struct Endless {
+    name: String,
+    sender: Child,
+    receiver: Child,
+}
+
+impl Pair {
+    /// Starts to send `pace` bytes per second each way.
+    pub(crate) fn start(lab: &Lab, one: usize, other: usize, pace: u64) -> Self {
+        let (one, other) = (lab.node(one), lab.node(other));
+        Self { ends: [Endless::start(one, other, pace), Endless::start(other, one, pace)] }
+    }
+
+    /// Ends both; every byte sent was received, unchanged and in its place. Returns their number.
+    #[track_caller]
+    pub(crate) fn assert_equal(self, limit: Duration) -> [u64; 2] {
+        self.ends.map(|end| end.assert_equal(limit))
+    }
+}
+
+impl Endless {
+    fn start(from: &Node, to: &Node, pace: u64) -> Self {
+        let mut receiver = spawn(to, &["sink", &to.overlay, ENDLESS]);
+        let mut ready = [0; 6];
+        let output = receiver.stdout.as_mut().expect("a pipe");
+        output.read_exact(&mut ready).expect("the receiver says that it listens");
+        let sender = spawn(from, &["source", &to.overlay, ENDLESS, &pace.to_string()]);
+        Self { name: format!("{} -> {}", from.name, to.name), sender, receiver }
+    }
+
+    fn assert_equal(mut self, limit: Duration) -> u64 {
+        drop(self.sender.stdin.take());
+        let name = &self.name;
+        let told = |child: &mut Child| {
+            let ended = wait_child(child, limit);
+            let mut text = String::new();
+            if let Some(mut output) = child.stdout.take().filter(|_| ended.is_some()) {
+                let _ = output.read_to_string(&mut text);
+            }
+            (ended, text.trim().to_owned())
+        };
+        let (ended, sent) = told(&mut self.sender);
+        assert!(ended.is_some_and(|s| s.success()), "{name}: the sender ends well: {ended:?}");
+        let (ended, received) = told(&mut self.receiver);
+        assert!(ended.is_some(), "{name}: the receiver ends");
+        assert_eq!(received, format!("equal {sent}"), "{name}: what the receiver says");
+        sent.parse().unwrap_or(0)
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        for child in [&mut self.sender, &mut self.receiver] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A number of bytes no story reaches; the sender ends when its standard input does, and both say
+/// how far they came.
+const ENDLESS: &str = "18446744073709551615";
+
 fn spawn(node: &Node, arguments: &[&str]) -> Child {
     let (variable, executable) = runner::helper("transfer");
     let child = node
@@ -92,7 +161,7 @@ fn spawn(node: &Node, arguments: &[&str]) -> Child {
         .arg(variable)
         .arg(executable)
         .args(arguments)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn();
     child.unwrap_or_else(|error| panic!("a transfer on {}: {error}", node.name))
@@ -119,9 +188,20 @@ fn source(address: (&str, u16), bytes: u64, pace: u64) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     let mut pattern = Pattern::new();
     let mut block = [0u8; 1 << 16];
+    let mut block_size = block.len() as u64;
     let (began, mut sent) = (Instant::now(), 0);
-    while sent < bytes {
-        let length = (bytes - sent).min(block.len() as u64) as usize;
+    let endless = bytes == u64::MAX;
+    let stop = Arc::new(AtomicBool::new(false));
+    if endless {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            stop.store(true, Ordering::Relaxed);
+        });
+        block_size = 1 << 14;
+    }
+    while sent < bytes && !stop.load(Ordering::Relaxed) {
+        let length = (bytes - sent).min(block_size) as usize;
         pattern.fill(&mut block[..length]);
         stream.write_all(&block[..length])?;
         sent += length as u64;
@@ -131,6 +211,9 @@ fn source(address: (&str, u16), bytes: u64, pace: u64) -> std::io::Result<()> {
         }
     }
     stream.shutdown(std::net::Shutdown::Write)?;
+    if endless {
+        println!("{sent}");
+    }
     // The other end closes once it has everything; an error here is a reset.
     stream.read_to_end(&mut Vec::new()).map(|_| ())
 }
@@ -154,6 +237,9 @@ fn sink(listener: &TcpListener, bytes: u64) -> String {
                     return format!("differs at byte {}", received + first as u64);
                 }
                 received += length as u64;
+                if bytes == u64::MAX {
+                    continue;
+                }
                 if received - told >= 1 << 18 || received == bytes {
                     println!("{received}");
                     told = received;
@@ -161,6 +247,9 @@ fn sink(listener: &TcpListener, bytes: u64) -> String {
             }
             Err(error) => return format!("after {received} bytes: {error}"),
         }
+    }
+    if bytes == u64::MAX {
+        return format!("equal {received}");
     }
     if received == bytes { "equal".to_owned() } else { format!("ended after {received} bytes") }
 }
