@@ -84,7 +84,7 @@ pub enum FenceReason {
     )]
     Generation { ours: u64, found: u64 },
     #[error(
-        "the volume no longer holds this node's epoch {ours} (found {found}): it was rolled back to an older state; re-attach"
+        "the volume no longer holds this node's epoch {ours} (found {found}): it was rolled back to an older state and is claimed anew"
     )]
     RolledBack { ours: u64, found: u64 },
 }

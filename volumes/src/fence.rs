@@ -115,6 +115,13 @@ impl Permit {
     pub fn fence(&self) {
         self.fenced.store(true, Ordering::Release);
     }
+
+    /// Back to before the first claim. Only for who seats new machines: a claim is due.
+    pub(crate) fn reset(&self) {
+        self.revoke();
+        self.epoch.store(0, Ordering::Release);
+        self.fenced.store(false, Ordering::Release);
+    }
 }
 
 /// What a look at superblock and table shows.

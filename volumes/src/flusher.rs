@@ -7,7 +7,8 @@
 //! The same loop drives the flusher, the reader and the keeper. Awkward cases: an operation may
 //! never return; the time it began is published, so that others can tell; facts are handed out
 //! with no lock held, so a sink may call back into the handle; a medium that keeps failing is
-//! opened anew, and a write after that waits for a fresh look.
+//! opened anew, and a write after that waits for a fresh look; an operation of a machine that lost its
+//! seat meanwhile is nobody's.
 
 use crate::buffer::Pool;
 use crate::event::{Fact, IoFault, IoFaultKind, Micros, Op, Reason, Step};
@@ -55,12 +56,14 @@ machine!(Keeper);
 #[derive(Debug)]
 pub(crate) struct Seat<M> {
     machine: Mutex<Option<M>>,
+    /// How often somebody sat down; changes with `machine` locked.
+    seated: AtomicU64,
     changed: Condvar,
 }
 
 impl<M> Default for Seat<M> {
     fn default() -> Self {
-        Self { machine: Mutex::new(None), changed: Condvar::new() }
+        Self { machine: Mutex::new(None), seated: AtomicU64::new(0), changed: Condvar::new() }
     }
 }
 
@@ -77,7 +80,10 @@ impl<M> Seat<M> {
     }
 
     pub(crate) fn put(&self, machine: M) {
-        *self.lock() = Some(machine);
+        let mut seat = self.lock();
+        *seat = Some(machine);
+        self.seated.fetch_add(1, Ordering::Relaxed);
+        drop(seat);
         self.changed.notify_all();
     }
 
@@ -246,6 +252,7 @@ pub(crate) fn drive<M: Machine>(
             Step::WaitUntil(at) if at <= now => {}
             Step::WaitUntil(at) => seat.wait(guard, Duration::from_micros(at - now).min(NAP_MAX)),
             Step::Do(op) => {
+                let seated = seat.seated.load(Ordering::Relaxed);
                 drop(guard);
                 shared.report(&mut facts);
                 let code = match op {
@@ -264,10 +271,14 @@ pub(crate) fn drive<M: Machine>(
                 if was_stuck {
                     facts.push(Fact::Recovered);
                 }
-                if let Some(machine) = seat.lock().as_mut() {
+                let mut guard = seat.lock();
+                if let Some(machine) = guard.as_mut()
+                    && seat.seated.load(Ordering::Relaxed) == seated
+                {
                     machine.complete((shared.clock)(), result);
                     machine.facts(&mut facts);
                 }
+                drop(guard);
                 after(shared, seat);
                 shared.report(&mut facts);
             }

@@ -13,7 +13,8 @@
 //! Awkward cases: a failed beat is written again with the same number, into the same block, so
 //! that the newest whole entry is never at risk; the first superblock may be damaged while the
 //! last one is whole; an entry that is older than ours may be a stale read, so it takes three in
-//! a row, for two seconds, to conclude that the volume was rolled back (none renews the permit); storage
+//! a row, for two seconds, to conclude that the volume was rolled back (none renews the permit),
+//! which ends this Keeper, and whoever drives it may seat another one with a greater epoch; storage
 //! that vanishes is retried with back-off for ever.
 
 use crate::buffer::Pool;
@@ -155,6 +156,15 @@ impl Keeper {
     #[must_use]
     pub fn is_attached(&self) -> bool {
         self.epoch != 0 && matches!(self.phase, Phase::Beat | Phase::WriteEntry)
+    }
+
+    /// Why it will never do anything again, if so.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Reason> {
+        match &self.phase {
+            Phase::Stopped(reason) => Some(reason.clone()),
+            _ => None,
+        }
     }
 
     /// Takes effect at once: a shorter interval brings the next beat forward.

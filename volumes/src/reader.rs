@@ -6,7 +6,7 @@
 //!        +---------------------+--------------------+
 //! ```
 
-use crate::event::{Fact, Reason};
+use crate::event::{Fact, FenceReason, Reason};
 use crate::flusher::{Seat, drive};
 use crate::keeper::Keeper;
 use crate::runtime::Shared;
@@ -14,7 +14,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) fn flusher(shared: &Arc<Shared>) {
-    drive(shared, &shared.writer, &shared.pulses[0], false, |_, _| {}, |_, _| {});
+    loop {
+        let ended = drive(shared, &shared.writer, &shared.pulses[0], false, |_, _| {}, |_, _| {});
+        if !claims_anew(shared, ended.as_ref()) {
+            return;
+        }
+    }
+}
+
+/// A roll-back takes the place in the table away, but nobody else has it: what a restart of the
+/// daemon would do is done at once.
+fn claims_anew(shared: &Arc<Shared>, ended: Option<&Reason>) -> bool {
+    let rolled_back = matches!(ended, Some(Reason::Fenced(FenceReason::RolledBack { .. })));
+    rolled_back && !shared.stopping() && shared.claim_anew()
 }
 
 pub(crate) fn reader(shared: &Arc<Shared>) {
@@ -27,11 +39,16 @@ pub(crate) fn keeper(shared: &Arc<Shared>) {
     if !shared.ready() && !shared.wait_for_medium() {
         return;
     }
-    let reason = drive(shared, &shared.keeper, &shared.pulses[2], true, gather, spread);
-    if let Some(Reason::Goodbye) = reason {
-        shared.keeper_done();
+    loop {
+        let ended = drive(shared, &shared.keeper, &shared.pulses[2], true, gather, spread);
+        if claims_anew(shared, ended.as_ref()) {
+            continue;
+        }
+        if let Some(Reason::Goodbye) = ended {
+            shared.keeper_done();
+        }
+        return shared.wake_all();
     }
-    shared.wake_all();
 }
 
 /// What the next entry will say.

@@ -10,7 +10,7 @@
 //! shutdown (its late write carries an old epoch and harms nobody).
 
 use crate::buffer::Pool;
-use crate::event::{Fact, Micros, Ring};
+use crate::event::{Fact, FenceReason, Micros, Reason, Ring};
 use crate::fence::Permit;
 use crate::flusher::{Pulse, Seat};
 use crate::format::BLOCK_MAX;
@@ -233,6 +233,7 @@ pub(crate) struct Shared {
     uses_host_lock: bool,
     random: Random,
     lock: Mutex<Option<HostLock>>,
+    claiming: Mutex<()>,
     stop: AtomicBool,
     said_goodbye: AtomicBool,
     stop_changed: (Mutex<()>, Condvar),
@@ -338,13 +339,25 @@ impl Shared {
         // Without it, two claimants of one epoch could not be told apart.
         let nonce = (self.random)().map_err(|detail| AttachError::Random { detail })?;
         self.lock_entry(superblock)?;
+        self.seat_writers(superblock, self.o.epoch, nonce);
+        let reader =
+            Reader::new(ReaderOptions { node: self.o.node, superblock: superblock.clone() });
+        if let Some(r) = reader {
+            self.reader.put(r);
+        }
+        let _ = self.superblock.set(superblock.clone());
+        Ok(())
+    }
+
+    /// Seats a Writer and a Keeper that will claim an epoch greater than `epoch`.
+    fn seat_writers(&self, superblock: &Superblock, epoch: u64, nonce: u64) {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = (self.clock)();
         let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         let keeper = Keeper::new(KeeperOptions {
             node: self.o.node,
             superblock: superblock.clone(),
-            epoch: self.o.epoch,
+            epoch,
             nonce: nonce.max(1),
             interval: us(self.o.beat_interval),
             wall_unix_us_at_zero: us(wall).saturating_sub(now),
@@ -360,15 +373,48 @@ impl Shared {
             flush_delay: us(self.o.flush_delay),
             outbox_bytes_max: self.o.outbox_bytes_max,
         });
-        let reader =
-            Reader::new(ReaderOptions { node: self.o.node, superblock: superblock.clone() });
-        if let (Some(k), Some(w), Some(r)) = (keeper, writer, reader) {
+        if let (Some(k), Some(w)) = (keeper, writer) {
             self.writer.put(w);
-            self.reader.put(r);
             self.keeper.put(k);
         }
-        let _ = self.superblock.set(superblock.clone());
-        Ok(())
+    }
+
+    /// After a roll-back: the entry is watched and claimed again, as by a restarted daemon, with an
+    /// epoch above the one we had, so that whatever reappeared is older than what is written from
+    /// now on. The Reader stays: it knows how far its peers had come. Returns whether a claim is
+    /// under way.
+    pub(crate) fn claim_anew(&self) -> bool {
+        let _alone = self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(superblock) = self.superblock.get() else { return false };
+        let writer = self.writer.lock().as_ref().and_then(Writer::stopped);
+        let keeper = self.keeper.lock().as_ref().and_then(Keeper::stopped);
+        let rolled_back =
+            |why: &Reason| matches!(why, Reason::Fenced(FenceReason::RolledBack { .. }));
+        if !(writer.iter().chain(&keeper).any(rolled_back) && keeper.iter().all(rolled_back)) {
+            // The other thread was quicker, or found more than a roll-back.
+            return !self.permit.fenced();
+        }
+        let nonce = match (self.random)() {
+            Ok(nonce) => nonce,
+            Err(detail) => {
+                self.set_reason(Some(format!(
+                    "it was rolled back to an older state and there is no random number to claim it \
+                     anew with: {detail}"
+                )));
+                return false;
+            }
+        };
+        let ours = self.permit.epoch().max(self.o.epoch);
+        let nodes = &superblock.geometry.nodes;
+        self.seat_writers(superblock, ours, nonce);
+        self.permit.reset();
+        self.set_reason(Some("it was rolled back to an older state; claiming anew".into()));
+        // What waited in the old Writer went with it; the link keeps it.
+        let mut facts =
+            nodes.iter().filter(|&&to| to != self.o.node).map(|&to| Fact::Drained { to }).collect();
+        self.report(&mut facts);
+        self.wake_all();
+        true
     }
 
     /// Retries until the medium can be opened; `false` when the runtime stops first.
@@ -442,6 +488,7 @@ fn start(
         uses_host_lock,
         random,
         lock: Mutex::new(None),
+        claiming: Mutex::new(()),
         stop: AtomicBool::new(false),
         said_goodbye: AtomicBool::new(false),
         stop_changed: Default::default(),

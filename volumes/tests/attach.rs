@@ -253,6 +253,45 @@ fn a_medium_that_vanishes_is_found_again() {
     wait("frame", || !frames(&b_facts).is_empty());
 }
 
+/// The loss it prevents: a node whose entry was rolled back stayed off the volume until somebody
+/// restarted its daemon, unnoticed while the network worked.
+#[test]
+fn a_roll_back_under_running_nodes_is_survived() {
+    let dir = Scratch::new("rollback");
+    let path = dir.join("v");
+    init(&path, &options("lun"), |_, _| {}).unwrap();
+    let blank = std::fs::read(&path).unwrap();
+    let (a, _) = up(&path, 1);
+    let (b, b_facts) = up(&path, 2);
+    let frame = |i: u32| [&i.to_le_bytes()[..], &[7; 900]].concat();
+    for i in 0..50 {
+        a.store(2, Ring::Data, &frame(i)).unwrap();
+    }
+    wait("the first frames", || frames(&b_facts).len() == 50);
+    let used = std::fs::read(&path).unwrap();
+    let mut number = 50;
+    for image in [&blank, &used] {
+        let epochs = [a.epoch(), b.epoch()];
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        // In place, as an array does: the file stays the same.
+        std::os::unix::fs::FileExt::write_all_at(&file, image, 0).unwrap();
+        wait("a greater epoch", || a.epoch() > epochs[0] && b.epoch() > epochs[1]);
+        wait("up", || [&a, &b].iter().all(|h| h.status().state == VolumeState::Up));
+        assert_eq!(frames(&b_facts).len(), usize::try_from(number).unwrap(), "nothing old again");
+        for _ in 0..50 {
+            a.store(2, Ring::Data, &frame(number)).unwrap();
+            number += 1;
+        }
+        wait("new frames", || frames(&b_facts).len() == usize::try_from(number).unwrap());
+    }
+    for (i, frame) in frames(&b_facts).iter().enumerate() {
+        assert_eq!(frame[..4], u32::try_from(i).unwrap().to_le_bytes());
+    }
+    for handle in [a, b] {
+        assert!(handle.shutdown(Duration::from_secs(10)));
+    }
+}
+
 #[test]
 fn a_loop_device_conforms_is_formatted_and_carries_frames() {
     let dir = Scratch::new("loop");

@@ -188,6 +188,12 @@ impl Writer {
         self.flight != Flight::None
     }
 
+    /// Why it will never write again, if so.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Reason> {
+        self.stopped.clone().map(Reason::Fenced)
+    }
+
     fn lane(&self, to: u8) -> Option<usize> {
         self.o.superblock.geometry.slot(to).filter(|&s| s != self.slot)
     }
@@ -257,8 +263,8 @@ impl Writer {
     }
 
     pub fn step(&mut self, now: Micros) -> Step {
-        if let Some(why) = &self.stopped {
-            return Step::Stopped(Reason::Fenced(why.clone()));
+        if let Some(why) = self.stopped() {
+            return Step::Stopped(why);
         }
         if self.flight != Flight::None || self.o.permit.epoch() == 0 || self.o.permit.fenced() {
             return Step::Idle;
