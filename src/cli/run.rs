@@ -24,6 +24,7 @@ use crate::{
     },
     config::{self, Config, report::Report},
     daemon::{Attachment, Daemon, StartError, request::Request},
+    sys,
 };
 
 /// A reload that takes longer is stuck.
@@ -47,6 +48,10 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
     log::start(args.log.as_deref())
         .map_err(|e| Failure::input(e).hint("for example: --log debug, or --log sidepath=trace"))?;
     warn_all(&warnings);
+    // Before the key is read.
+    if let Err(e) = sys::secrets::keep_in_memory() {
+        warn!(error = %e, "a core dump of this process would hold its keys");
+    }
     // Watched from here on: a stop that comes during the start must not be lost.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| Failure::failed(format!("cannot watch for signals: {e}")))?;

@@ -9,4 +9,5 @@ pub(crate) mod errqueue;
 pub(crate) mod mmsg;
 pub(crate) mod reuseport;
 pub(crate) mod sched;
+pub(crate) mod secrets;
 pub(crate) mod sockopt;
