@@ -40,6 +40,9 @@ use crate::{
 
 /// Clients at the same time. Each costs a thread; an operator has a few terminals and a monitor.
 const CLIENTS_MAX: usize = 32;
+/// Of these, so many are kept for those who may change something: a crowd of onlookers must not
+/// keep an operator from his daemon.
+const CLIENTS_KEPT: usize = 4;
 /// A client that asks nothing for so long is sent away.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// A client that does not read its answer for so long is sent away.
@@ -203,6 +206,15 @@ impl Drop for ControlSocket {
     }
 }
 
+/// Whether the kernel says that this is root or the daemon's own user.
+fn may_change(stream: &UnixStream) -> bool {
+    let who = rustix::net::sockopt::socket_peercred(stream);
+    who.is_ok_and(|who| {
+        let uid = who.uid;
+        uid.is_root() || uid == rustix::process::geteuid()
+    })
+}
+
 /// What all clerks share.
 struct Room {
     ask: Ask,
@@ -227,9 +239,10 @@ impl Room {
                     continue;
                 }
             };
-            if self.clients.fetch_add(1, Ordering::AcqRel) >= CLIENTS_MAX {
+            let places = CLIENTS_MAX - if may_change(&stream) { 0 } else { CLIENTS_KEPT };
+            if self.clients.fetch_add(1, Ordering::AcqRel) >= places {
                 self.clients.fetch_sub(1, Ordering::AcqRel);
-                let full = format!("{CLIENTS_MAX} clients are being served; try again");
+                let full = format!("{places} clients are being served; try again");
                 let _ = say(&stream, Answer::refused(full));
                 continue;
             }
@@ -253,10 +266,7 @@ impl Room {
         stream.set_write_timeout(Some(WRITE_MAX))?;
         stream.set_read_timeout(Some(LOOK_EVERY * 10))?;
         let who = rustix::net::sockopt::socket_peercred(stream)?;
-        let may_change = {
-            let uid = who.uid.as_raw();
-            uid == 0 || uid == rustix::process::geteuid().as_raw()
-        };
+        let may_change = may_change(stream);
         let mut reader = BufReader::new(stream);
         while let Some(line) = self.line(&mut reader)? {
             let answer = match serde_json::from_str::<Question>(&line) {
