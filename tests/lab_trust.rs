@@ -51,7 +51,7 @@ const RATE: u32 = 500;
 const BACK: Duration = Duration::from_secs(75);
 
 fn plan(nodes: usize) -> lab::Plan {
-    lab::Plan { nodes, medium: Medium::Fuse, network: NETWORK }
+    lab::Plan { nodes, medium: Medium::Fuse, network: NETWORK, strangers: 0 }
 }
 
 fn number(variable: &str) -> Option<u64> {

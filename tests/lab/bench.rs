@@ -19,17 +19,20 @@ pub(crate) struct Plan {
     pub(crate) medium: Medium,
     /// Lines added to the `[network]` table of every node.
     pub(crate) network: &'static str,
+    /// Machines on the switch that nobody knows.
+    pub(crate) strangers: usize,
 }
 
 impl Default for Plan {
     fn default() -> Self {
         let medium = if runner::unprivileged() { Medium::File } else { Medium::Block };
-        Self { nodes: 2, medium, network: "" }
+        Self { nodes: 2, medium, network: "", strangers: 0 }
     }
 }
 
 pub(crate) struct Lab {
     pub(crate) nodes: Vec<Node>,
+    pub(crate) strangers: Vec<Node>,
     pub(crate) dir: PathBuf,
     disk: Option<Disk>,
     prefix: String,
@@ -47,14 +50,15 @@ impl Lab {
         sh(&format!("chmod 755 {}", dir.display()));
         let switch = format!("{prefix}-switch");
         let nodes: Vec<Node> = (1..=nodes).map(|id| Node::new(id, &prefix, &dir)).collect();
-        let lab = Self { nodes, dir, disk: None, prefix, switch };
+        let lab = Self { nodes, strangers: Vec::new(), dir, disk: None, prefix, switch };
         lab.wire();
         lab
     }
 
     /// Machines, cables, keys, a volume and a configuration each; no daemon runs yet.
     pub(crate) fn new(plan: Plan) -> Self {
-        let mut lab = Self::bare(plan.nodes);
+        let mut lab = Self::bare(plan.nodes + plan.strangers);
+        lab.strangers = lab.nodes.split_off(plan.nodes);
         let disk = Disk::new(plan.medium, &lab.dir, plan.nodes);
         let ids: Vec<String> = lab.nodes.iter().map(|node| node.id.to_string()).collect();
         disk.init(&ids.join(","));

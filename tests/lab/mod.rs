@@ -21,6 +21,7 @@ pub(crate) mod clusters;
 pub(crate) mod disk;
 pub(crate) mod faults;
 pub(crate) mod fuse;
+pub(crate) mod intruder;
 pub(crate) mod meter;
 pub(crate) mod node;
 pub(crate) mod process;

@@ -38,7 +38,7 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(id: usize, prefix: &str, dir: &Path) -> Self {
-        let name = ["alpha", "beta", "gamma"][id - 1];
+        let name = ["alpha", "beta", "gamma", "delta"][id - 1];
         Self {
             id,
             name,
@@ -111,12 +111,18 @@ impl Node {
 
     /// Starts the daemon; what it says goes to this node's log.
     pub(crate) fn start(&self) {
+        self.start_with(&[]);
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn start_with(&self, more: &[&str]) {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
         let also = log.try_clone().expect("a second handle of the log");
         let child = self
             .command(binary())
             .args(["run", "--config"])
             .arg(&self.config)
+            .args(more)
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
             .stdout(log)

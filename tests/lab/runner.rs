@@ -16,7 +16,7 @@ use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use super::process::{awaited, have, try_sh, wait_child};
-use super::{bench, meter, sys, transfer};
+use super::{bench, intruder, meter, sys, transfer};
 
 /// What a story cannot do without.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,7 @@ pub(crate) fn main(stories: &[Story]) -> ExitCode {
         return match helper.as_str() {
             "watchdog" => watchdog(&arguments[0], Path::new(&arguments[1])),
             "meter" => meter::helper(&arguments),
+            "intruder" => intruder::helper(&arguments),
             "transfer" => transfer::helper(&arguments),
             other => panic!("no helper is called {other}"),
         };

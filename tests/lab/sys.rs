@@ -1,7 +1,8 @@
 //! The few system calls the standard library has no words for.
 
+use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`: the same clock in every process of this machine.
@@ -102,4 +103,70 @@ pub(crate) fn limit_loop(device: &Path, bytes: u64) -> std::io::Result<()> {
         return Err(std::io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// A socket that hears every frame of an interface, in and out.
+pub(crate) fn packet_socket(interface: &str) -> std::io::Result<OwnedFd> {
+    let name = CString::new(interface)?;
+    let every = (libc::ETH_P_ALL as u16).to_be();
+    // SAFETY: plain system calls; the name ends with a zero byte.
+    let (index, fd) = unsafe {
+        let index = libc::if_nametoindex(name.as_ptr());
+        (index, libc::socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(every)))
+    };
+    if fd < 0 || index == 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just gave us this descriptor and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: a sockaddr_ll of zeroes is valid; the length passed is its size.
+    let bound = unsafe {
+        let mut address: libc::sockaddr_ll = std::mem::zeroed();
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = every;
+        address.sll_ifindex = index as i32;
+        let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        let timeout = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_RCVTIMEO,
+            (&raw const timeout).cast(),
+            size_of::<libc::timeval>() as libc::socklen_t,
+        );
+        libc::bind(fd, (&raw const address).cast(), length)
+    };
+    if bound != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(socket)
+}
+
+/// The next frame: its kind (`PACKET_OUTGOING` and so on) and its length. `None` after a while.
+pub(crate) fn receive_packet(
+    socket: &OwnedFd,
+    buffer: &mut [u8],
+) -> std::io::Result<Option<(u8, usize)>> {
+    // SAFETY: buffer and address outlive the call, and their sizes are passed with them.
+    let (got, kind) = unsafe {
+        let mut from: libc::sockaddr_ll = std::mem::zeroed();
+        let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        let got = libc::recvfrom(
+            socket.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            0,
+            (&raw mut from).cast(),
+            &raw mut length,
+        );
+        (got, from.sll_pkttype)
+    };
+    if got >= 0 {
+        return Ok(Some((kind, got as usize)));
+    }
+    let error = std::io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EINTR | libc::ENETDOWN) => Ok(None),
+        _ => Err(error),
+    }
 }
