@@ -271,6 +271,7 @@ fn attach_one(
     options.flush_delay = settings.flush_delay;
     options.single_host = settings.single_host;
     options.beat_interval = settings.beat_interval;
+    options.sends = plan.role != Role::Receive;
     let attach = |options: AttachOptions| {
         let queue = Arc::clone(queue);
         let sink = Arc::new(move |fact| translate(id, fact, &queue));
@@ -339,6 +340,14 @@ fn translate(volume: VolumeId, fact: Fact, queue: &StoreQueue) {
         }
         Fact::PeerWentBack { node, epoch, beat, known_epoch, known_beat } => {
             tracing::warn!(node, epoch, beat, known_epoch, known_beat, "a stale entry was ignored");
+            None
+        }
+        Fact::PeerSendsElsewhere { node } => {
+            tracing::warn!(
+                node,
+                "this peer only reads on the volume we read it from: what is `send` in its \
+                 configuration must be `receive` in ours"
+            );
             None
         }
         Fact::StaleEpoch { from, seen, current } => {

@@ -164,6 +164,10 @@ pub enum Fact {
         node: u8,
         epoch: u64,
     },
+    /// A peer attached this volume only to read: what it sends lies on another one.
+    PeerSendsElsewhere {
+        node: u8,
+    },
     /// A peer's entry says that it has read our records up to `number`.
     PeerRead {
         node: u8,

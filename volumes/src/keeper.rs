@@ -95,6 +95,7 @@ struct Known {
     beat: u64,
     went_back_to: (u64, u64),
     left: bool,
+    elsewhere: bool,
     read: [u64; 2],
 }
 
@@ -477,7 +478,15 @@ impl Keeper {
         }
         (k.epoch, k.beat) = is;
         // The first sight of an entry is no sign of life: it may be years old.
-        if is > was && self.seen_a_table && !e.goodbye {
+        let sends = e.sends_to(self.slot);
+        if k.elsewhere == sends {
+            k.elsewhere = !sends;
+            if !sends {
+                self.facts.push_back(Fact::PeerSendsElsewhere { node });
+            }
+        }
+        // A beat beside which no frame could come is no proof of a path.
+        if is > was && self.seen_a_table && !e.goodbye && sends {
             let interval = e.interval_us;
             self.facts.push_back(Fact::PeerBeat { node, epoch: e.epoch, beat: e.beat, interval });
         }

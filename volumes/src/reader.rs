@@ -8,6 +8,7 @@
 
 use crate::event::{Fact, FenceReason, Reason};
 use crate::flusher::{Seat, drive};
+use crate::format::table::Head;
 use crate::keeper::Keeper;
 use crate::runtime::Shared;
 use std::sync::Arc;
@@ -56,7 +57,10 @@ fn gather(shared: &Shared, seat: &Seat<Keeper>) {
     let heads: Vec<_> = shared.writer.lock().iter().flat_map(|w| w.heads()).collect();
     let cursors: Vec<_> = shared.reader.lock().iter().flat_map(|r| r.cursors()).collect();
     if let Some(keeper) = seat.lock().as_mut() {
-        heads.into_iter().for_each(|(to, h, letters)| keeper.set_heads(to, h, letters));
+        for (to, heads, letters) in heads {
+            let heads = if shared.sends() { heads } else { [Head::NONE; 2] };
+            keeper.set_heads(to, heads, letters);
+        }
         cursors.into_iter().for_each(|(from, e, c)| keeper.set_cursors(from, e, c));
     }
 }

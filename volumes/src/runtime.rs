@@ -61,6 +61,8 @@ pub struct AttachOptions {
     pub outbox_bytes_max: usize,
     /// A medium that cannot be opened is waited for instead of refused.
     pub wait_for_medium: bool,
+    /// Our records are written here; otherwise we only read, and our entry says so.
+    pub sends: bool,
 }
 
 impl AttachOptions {
@@ -77,6 +79,7 @@ impl AttachOptions {
             beat_interval: Duration::from_millis(100),
             outbox_bytes_max: 8 << 20,
             wait_for_medium: false,
+            sends: true,
         }
     }
 }
@@ -255,6 +258,10 @@ impl Shared {
 
     pub(crate) fn ready(&self) -> bool {
         self.superblock.get().is_some()
+    }
+
+    pub(crate) fn sends(&self) -> bool {
+        self.o.sends
     }
 
     pub(crate) fn keeper_done(&self) {

@@ -292,6 +292,34 @@ fn a_roll_back_under_running_nodes_is_survived() {
     }
 }
 
+/// Two nodes that read where nobody writes see each other's beats all the same; a path made of
+/// such beats would be found dead only when it is needed.
+#[test]
+fn a_beat_of_one_who_sends_elsewhere_is_none() {
+    let dir = Scratch::new("elsewhere");
+    let path = dir.join("v");
+    init(&path, &options("lun"), |_, _| {}).unwrap();
+    let reads_only = |node| {
+        let (facts, sink) = sink();
+        let o = AttachOptions { sends: false, ..opts(&path, node) };
+        (attach(o, clock(), sink).unwrap(), facts)
+    };
+    let (a, a_facts) = reads_only(1);
+    let (b, b_facts) = up(&path, 2);
+    let has = |facts: &Facts, f: fn(&Fact) -> bool| facts.lock().unwrap().iter().any(f);
+    wait("the word", || {
+        has(&b_facts, |f| matches!(f, Fact::PeerSendsElsewhere { node: 1 }))
+            && has(&a_facts, |f| matches!(f, Fact::PeerBeat { node: 2, .. }))
+    });
+    b.store(1, Ring::Data, b"to one who reads").unwrap();
+    wait("a frame", || frames(&a_facts).len() == 1);
+    assert!(!has(&b_facts, |f| matches!(f, Fact::PeerBeat { .. })));
+    assert!(!has(&a_facts, |f| matches!(f, Fact::PeerSendsElsewhere { .. })));
+    for handle in [a, b] {
+        assert!(handle.shutdown(Duration::from_secs(10)));
+    }
+}
+
 #[test]
 fn a_loop_device_conforms_is_formatted_and_carries_frames() {
     let dir = Scratch::new("loop");

@@ -43,6 +43,8 @@ pub struct Head {
 impl Head {
     /// Where every epoch begins.
     pub const START: Self = Self { number: 1, place: 0 };
+    /// No lane: the node writes no records on this volume, it only reads here.
+    pub const NONE: Self = Self { number: 0, place: 0 };
 }
 
 /// What an entry says about one other node.
@@ -91,7 +93,14 @@ impl Entry {
 
     #[must_use]
     pub fn head(&self, slot: usize, ring: Ring) -> Head {
-        self.cells.get(slot).map_or(Head::START, |c| c.heads[ring.index()])
+        let head = self.cells.get(slot).map(|c| c.heads[ring.index()]);
+        head.filter(|h| h.number != 0).unwrap_or(Head::START)
+    }
+
+    /// Whether this node's lane to the node of that slot lies on this volume.
+    #[must_use]
+    pub fn sends_to(&self, slot: usize) -> bool {
+        self.cells.get(slot).is_some_and(|c| c.heads.iter().all(|h| h.number != 0))
     }
 
     /// Writes the fields into the first 4096 bytes of `b`.
@@ -269,6 +278,18 @@ mod tests {
         assert_eq!(Entry::decode(&b, s.uuid, &s.geometry, 0, 0), None, "the other block's");
         assert_eq!(Entry::decode(&b, s.uuid, &s.geometry, 1, 1), None, "another node's");
         assert_eq!(Entry::decode(&b, Uuid([0; 16]), &s.geometry, 0, 1), None);
+    }
+
+    /// A reader takes one from it to say how far it came: a head of 0 ended the reader's thread,
+    /// or said that everything there ever will be was read.
+    #[test]
+    fn a_head_of_zero_is_no_place_to_read() {
+        let mut nothing = entry(7);
+        nothing.cells[1].heads = [Head::NONE; 2];
+        assert!(!nothing.sends_to(1));
+        assert!(Ring::BOTH.iter().all(|&r| nothing.head(1, r) == Head::START));
+        assert!(entry(7).sends_to(1));
+        assert_eq!(entry(7).head(1, Ring::Express).number, 0x22);
     }
 
     #[test]
