@@ -187,6 +187,10 @@ fn a_reload_is_whole_or_nothing() {
     let done = pair.ask(&["reload"]);
     assert_eq!((done.code, done.stdout.as_str()), (2, ""));
     assert!(done.stderr.starts_with("error: unknown key `hodl` in [network]\n"), "{done:?}");
+    let line = 1 + changed.lines().position(|line| line.starts_with("hold")).unwrap();
+    assert!(done.stderr.contains(&format!("alpha.toml:{line}:")), "where: {done:?}");
+    assert!(done.stderr.contains("hint: "), "a way on: {done:?}");
+    assert_eq!(pair.ask(&["status"]).code, 0, "the old one works on");
     pair.signal(0, Signal::HUP);
     let started = Instant::now();
     while !pair.log("alpha").contains("reading the configuration again") {

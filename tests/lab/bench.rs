@@ -59,7 +59,7 @@ impl Lab {
     pub(crate) fn new(plan: Plan) -> Self {
         let mut lab = Self::bare(plan.nodes + plan.strangers);
         lab.strangers = lab.nodes.split_off(plan.nodes);
-        let disk = Disk::new(plan.medium, &lab.dir, plan.nodes);
+        let disk = Disk::new(plan.medium, &lab.dir, plan.nodes + 1);
         let ids: Vec<String> = lab.nodes.iter().map(|node| node.id.to_string()).collect();
         disk.init(&ids.join(","));
         for node in &mut lab.nodes {
