@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Watch -- own entry stands still for three of its beats, or is blank, or said goodbye
-//!     |  `-- it advances: somebody lives with our id -> refused
+//!     |  `-- it advances twice: somebody lives with our id -> refused
 //!   Claim -> write a greater epoch, flush, wait one beat, read back ours?
 //!     |  `-- not ours: somebody claimed at the same moment -> refused
 //!   Beat  -> read superblock and table (one read), renew the permit, write own entry -> wait
@@ -29,6 +29,8 @@ use std::sync::Arc;
 
 /// Beats of its own that a silent entry is watched for.
 pub const WATCH_BEATS: u64 = 3;
+/// A dead daemon's last beat may land late, once; whoever beats again lives.
+const LIVES_AFTER: u32 = 2;
 const WATCH_BEAT_MIN: Micros = 10_000;
 const WATCH_BEAT_MAX: Micros = 2_000_000;
 const INTERVAL_MIN: Micros = 5_000;
@@ -71,7 +73,7 @@ pub fn next_epoch(seen: u64, random: u64) -> u64 {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
-    Watch { seen: Option<(u64, u64)>, until: Micros, next: Micros },
+    Watch { seen: Option<(u64, u64)>, until: Micros, next: Micros, moved: u32 },
     ClaimWrite,
     ClaimFlush,
     Settle { until: Micros },
@@ -134,7 +136,7 @@ impl Keeper {
         o.permit.set_interval(interval);
         Some(Self {
             slot,
-            phase: Phase::Watch { seen: None, until: 0, next: 0 },
+            phase: Phase::Watch { seen: None, until: 0, next: 0, moved: 0 },
             flight: Flight::None,
             epoch: 0,
             beat: 0,
@@ -282,7 +284,7 @@ impl Keeper {
                 });
                 if matches!(self.phase, Phase::ClaimWrite | Phase::ClaimFlush) {
                     // The medium may be another one when it answers again: look first.
-                    self.phase = Phase::Watch { seen: None, until: 0, next: 0 };
+                    self.phase = Phase::Watch { seen: None, until: 0, next: 0, moved: 0 };
                 }
                 return self.back_off(now);
             }
@@ -363,32 +365,40 @@ impl Keeper {
     fn table_checked(&mut self, now: Micros, at: Micros, region: &[u8]) {
         let table = Table::decode(region, &self.o.superblock);
         match self.phase {
-            Phase::Watch { seen, until, .. } => self.watched(now, &table, seen, until),
+            Phase::Watch { seen, until, moved, .. } => {
+                self.watched(now, &table, seen, until, moved);
+            }
             Phase::Settle { .. } => self.read_back(now, at, &table),
             Phase::Beat | Phase::WriteEntry => self.beat_read(now, at, table),
             _ => {}
         }
     }
 
-    fn watched(&mut self, now: Micros, table: &Table, seen: Option<(u64, u64)>, until: Micros) {
+    fn watched(
+        &mut self,
+        now: Micros,
+        table: &Table,
+        seen: Option<(u64, u64)>,
+        until: Micros,
+        moved: u32,
+    ) {
         self.recovered();
-        let own = table.get(self.slot);
-        let at = own.map(|e| (e.epoch, e.beat));
-        let beat = own.map_or(0, |e| e.interval_us.clamp(WATCH_BEAT_MIN, WATCH_BEAT_MAX));
-        match (own, seen) {
-            (Some(e), Some(before)) if at != Some(before) && !e.goodbye => {
-                let (node, epoch) = (self.o.node, e.epoch);
-                self.stop(Reason::ClaimRefused(ClaimError::NodeIdInUse { node, epoch }));
-            }
-            (Some(e), None) if !e.goodbye => {
-                let until = now + WATCH_BEATS * beat;
-                self.phase = Phase::Watch { seen: at, until, next: now + beat / 2 };
-            }
-            (Some(e), Some(_)) if !e.goodbye && now < until => {
-                self.phase = Phase::Watch { seen, until, next: now + beat / 2 };
-            }
-            _ => self.claim(table),
+        let Some(own) = table.get(self.slot).filter(|e| !e.goodbye) else {
+            return self.claim(table);
+        };
+        let at = (own.epoch, own.beat);
+        let beat = own.interval_us.clamp(WATCH_BEAT_MIN, WATCH_BEAT_MAX);
+        // Back in time is a roll-back or a stale read, and no sign of life.
+        let moved = moved + u32::from(seen.is_some_and(|before| at > before));
+        if moved >= LIVES_AFTER {
+            let (node, epoch) = (self.o.node, own.epoch);
+            return self.stop(Reason::ClaimRefused(ClaimError::NodeIdInUse { node, epoch }));
         }
+        if seen == Some(at) && now >= until {
+            return self.claim(table);
+        }
+        let until = if seen == Some(at) { until } else { now + WATCH_BEATS * beat };
+        self.phase = Phase::Watch { seen: Some(at), until, next: now + beat / 2, moved };
     }
 
     fn claim(&mut self, table: &Table) {

@@ -292,6 +292,42 @@ fn a_roll_back_under_running_nodes_is_survived() {
     }
 }
 
+/// The loss it prevents: a restarted daemon took a dead one's last beat that landed late, or a
+/// roll-back, for a living twin, and stayed off the volume for good.
+#[test]
+fn a_late_beat_and_a_roll_back_are_no_living_twin() {
+    use std::os::unix::fs::FileExt;
+    let dir = Scratch::new("late");
+    let path = dir.join("v");
+    init(&path, &options("lun"), |_, _| {}).unwrap();
+    let slow = || AttachOptions { beat_interval: Duration::from_millis(200), ..opts(&path, 1) };
+    let first = attach(slow(), clock(), sink().1).unwrap();
+    wait("attach", || first.epoch() != 0);
+    let image = || std::fs::read(&path).unwrap();
+    let beat = || inspect(&path).unwrap().nodes[0].beat;
+    let (early, early_beat) = (image(), beat());
+    wait("two more beats", || beat() >= early_beat.map(|b| b + 2));
+    // Without a goodbye.
+    drop(first);
+    std::thread::sleep(Duration::from_millis(50));
+    let late = image();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let put = |image: &[u8]| file.write_all_at(image, 0).unwrap();
+    for (before, during) in [(&early, &late), (&late, &early)] {
+        put(before);
+        let (facts, sink) = sink();
+        let next = attach(slow(), clock(), sink).unwrap();
+        std::thread::sleep(Duration::from_millis(250));
+        assert_eq!(next.epoch(), 0, "still watching");
+        put(during);
+        wait("the claim", || next.epoch() != 0);
+        let refused = |f: &Fact| matches!(f, Fact::ClaimRefused { .. });
+        assert!(!facts.lock().unwrap().iter().any(refused));
+        drop(next);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Two nodes that read where nobody writes see each other's beats all the same; a path made of
 /// such beats would be found dead only when it is needed.
 #[test]
