@@ -166,7 +166,7 @@ fn foreign_data_is_not_touched() {
             println!("  not tried, {tool} is not installed");
             continue;
         }
-        sh(&format!("rm -f {0}; truncate -s 400M {0}", image.display()));
+        sh(&format!("rm -f {0}; truncate -s 64M {0}", image.display()));
         let device = sh(&format!("losetup -f --show {}", image.display()));
         let device = device.trim();
         sh(&format!("{make} {device} >/dev/null 2>&1"));
