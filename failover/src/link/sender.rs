@@ -410,9 +410,13 @@ impl Sender {
         }
     }
 
-    /// Every frame was settled or sent by the network too: nothing depends on storage.
+    /// Every frame was settled, or sent by the network too, or will be: nothing depends on
+    /// storage. (A frame that storage had no room for yet depends on it as well, once the
+    /// network's pointer has passed it: nobody else would send it.)
     pub(crate) fn independent_of_storage(&self) -> bool {
-        self.slots.iter().flatten().all(|k| k.storage.times == 0 || k.network.times > 0)
+        (self.base..self.network.pointer)
+            .zip(&self.slots)
+            .all(|(_, kept)| kept.as_ref().is_none_or(|k| k.network.times > 0))
     }
 }
 
@@ -502,6 +506,21 @@ mod tests {
         assert_eq!(sender.expire(Time(5_000 * MS)), 0);
         assert_eq!(sender.expire(Time(5_000 * MS + 1)), 1);
         assert_eq!((sender.floor(), sender.packets()), (2, 1));
+    }
+
+    #[test]
+    fn a_frame_that_no_path_had_room_for_is_not_forgotten_on_the_way_back() {
+        let mut sender = sender();
+        seal(&mut sender, Time(0), 1);
+        sender.take(Time(0), Path::Storage).unwrap();
+        seal(&mut sender, Time(0), 1);
+        // The window of storage is full when the network is good again; then a receipt comes.
+        sender.skip(Path::Network);
+        sender.acknowledged(Time(MS), &ack(2, &[], 0));
+        assert!(!sender.independent_of_storage(), "2 was sent nowhere, and the network is past it");
+        sender.rewind(Path::Network);
+        assert!(sender.independent_of_storage());
+        assert_eq!(number(&sender.take(Time(MS), Path::Network).unwrap()), 2);
     }
 
     #[test]
