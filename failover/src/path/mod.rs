@@ -17,6 +17,9 @@
 //! decays in quiet times. Hedging is cheap and can be taken back, so it needs no hold. Coming back
 //! goes through a time on both paths, so that there is no second silence.
 //!
+//! Storage that is only *suspect* never carries a peer alone when the network may still help:
+//! then the state is `Doubtful`, both ways, until one of the two is known to be good or gone.
+//!
 //! The machine compares verdicts; it does nothing. What happens to frames on a move is `link`'s.
 
 use std::time::Duration;
@@ -74,6 +77,8 @@ pub(crate) enum State {
     Hedging { since: Time },
     /// The network is down.
     Storage,
+    /// Neither path is known to be good: both ways.
+    Doubtful,
     /// The network is good again: both ways until nothing depends on storage.
     Returning { since: Time },
     /// Nothing works; packets wait for as long as they live.
@@ -81,10 +86,10 @@ pub(crate) enum State {
 }
 
 impl State {
-    const fn route(self) -> Route {
+    pub(crate) const fn route(self) -> Route {
         match self {
             Self::Network => Route::Network,
-            Self::Hedging { .. } | Self::Returning { .. } => Route::Both,
+            Self::Hedging { .. } | Self::Doubtful | Self::Returning { .. } => Route::Both,
             Self::Storage => Route::Storage,
             Self::Isolated => Route::Isolated,
         }
@@ -169,11 +174,13 @@ impl Machine {
         let usable = |v| v == Verdict::Up || v == Verdict::Suspect;
         let network = e.network == Verdict::Up;
         let storage = usable(e.storage);
+        // Where to go from the network when that is down.
+        let away = if e.storage == Verdict::Up { State::Storage } else { State::Doubtful };
         let to = match self.state {
             State::Network if network || planted(Bug::NoFailover) => return None,
             State::Network if storage => match e.network {
                 Verdict::Suspect => State::Hedging { since: now },
-                _ => State::Storage,
+                _ => away,
             },
             State::Network if e.network == Verdict::Suspect => return None,
             State::Network => State::Isolated,
@@ -183,7 +190,7 @@ impl Machine {
             State::Hedging { .. } => match (e.network, storage) {
                 (Verdict::Suspect, true) => return None,
                 (Verdict::Suspect, false) => State::Network,
-                (_, true) => State::Storage,
+                (_, true) => away,
                 (_, false) => State::Isolated,
             },
 
@@ -193,10 +200,21 @@ impl Machine {
                 Some(since) if network && now.since(since) >= self.hold_now() => {
                     State::Returning { since: now }
                 }
+                _ if e.storage == Verdict::Suspect && usable(e.network) => State::Doubtful,
                 _ => return None,
             },
 
-            State::Returning { .. } if !network && storage => State::Storage,
+            State::Doubtful if e.storage == Verdict::Up => State::Storage,
+            State::Doubtful if !storage && usable(e.network) => State::Network,
+            State::Doubtful if !storage => State::Isolated,
+            State::Doubtful => match e.proven_since {
+                Some(since) if network && now.since(since) >= self.hold_now() => {
+                    State::Returning { since: now }
+                }
+                _ => return None,
+            },
+
+            State::Returning { .. } if !network && storage => away,
             State::Returning { .. } if !network && !usable(e.network) => State::Isolated,
             State::Returning { .. } if !storage => State::Network,
             State::Returning { since } if e.drained && now.since(since) >= RETURN_MIN => {
@@ -205,7 +223,7 @@ impl Machine {
             State::Returning { .. } => return None,
 
             State::Isolated if network => State::Network,
-            State::Isolated if storage => State::Storage,
+            State::Isolated if storage => away,
             State::Isolated => return None,
         };
         Some(self.go(now, to, e))
@@ -217,13 +235,15 @@ impl Machine {
             State::Network if matches!(from, State::Returning { .. }) => {
                 "network proven, storage drained".to_owned()
             }
-            State::Network if matches!(from, State::Storage) => {
+            State::Network if matches!(from, State::Storage | State::Doubtful) => {
                 format!("storage {}: {}", word(e.storage), e.storage_reason)
             }
             State::Network => "network up".to_owned(),
             State::Returning { .. } => "network good again, hold time over".to_owned(),
-            State::Storage if matches!(from, State::Isolated) => "storage up".to_owned(),
-            State::Isolated => format!(
+            State::Storage if matches!(from, State::Isolated | State::Doubtful) => {
+                "storage up".to_owned()
+            }
+            State::Isolated | State::Doubtful => format!(
                 "network {}: {}; storage {}: {}",
                 word(e.network),
                 e.network_reason,
@@ -237,10 +257,11 @@ impl Machine {
         if to == State::Network && std::mem::take(&mut self.gave_up) {
             self.returned_at = Some(now);
         }
+        let gives_up =
+            matches!(from, State::Network | State::Hedging { .. } | State::Returning { .. });
         self.gave_up |=
-            matches!(from, State::Network | State::Hedging { .. } | State::Returning { .. })
-                && matches!(to, State::Storage | State::Isolated);
-        if to == State::Storage && from != State::Isolated {
+            gives_up && matches!(to, State::Storage | State::Doubtful | State::Isolated);
+        if gives_up && matches!(to, State::Storage | State::Doubtful) {
             let quiet = self.returned_at.map_or(Duration::MAX, |at| now.since(at));
             let decay = (self.hold * FLAP_DECAY_HOLDS).as_micros().max(1);
             let decayed = u32::try_from(quiet.as_micros() / decay).unwrap_or(u32::MAX);
@@ -258,7 +279,7 @@ impl Machine {
         let at = match (self.state, proven_since) {
             (State::Hedging { since }, _) => since + HEDGE_MIN,
             (State::Returning { since }, _) => since + RETURN_MIN,
-            (State::Storage, Some(since)) => since + self.hold_now(),
+            (State::Storage | State::Doubtful, Some(since)) => since + self.hold_now(),
             _ => Time::NEVER,
         };
         if at > now { at } else { Time::NEVER }
@@ -306,16 +327,18 @@ mod tests {
             State::Network,
             State::Hedging { since: past },
             State::Storage,
+            State::Doubtful,
             State::Returning { since: past },
             State::Isolated,
         ];
         // Rows: network up, suspect, down. Columns within a row: storage up, suspect, down.
         let expected = [
-            [[Network; 3], [Both, Both, Network], [Storage, Storage, Isolated]],
-            [[Network; 3], [Both, Both, Network], [Storage, Storage, Isolated]],
-            [[Storage, Storage, Network], [Storage; 3], [Storage, Storage, Isolated]],
-            [[Network; 3], [Storage, Storage, Network], [Storage, Storage, Isolated]],
-            [[Network; 3], [Storage, Storage, Isolated], [Storage, Storage, Isolated]],
+            [[Network; 3], [Both, Both, Network], [Storage, Both, Isolated]],
+            [[Network; 3], [Both, Both, Network], [Storage, Both, Isolated]],
+            [[Storage, Both, Network], [Storage, Both, Storage], [Storage, Storage, Isolated]],
+            [[Storage, Both, Network], [Storage, Both, Network], [Storage, Both, Isolated]],
+            [[Network; 3], [Storage, Both, Network], [Storage, Both, Isolated]],
+            [[Network; 3], [Storage, Both, Isolated], [Storage, Both, Isolated]],
         ];
         for (state, table) in states.into_iter().zip(expected) {
             for (network, row) in [Up, Suspect, Down].into_iter().zip(table) {

@@ -255,13 +255,7 @@ impl Peer {
     }
 
     fn moved(&mut self, now: Time, moved: &crate::path::Move, world: &mut dyn World) {
-        let route = |state: State| match state {
-            State::Network => Route::Network,
-            State::Hedging { .. } | State::Returning { .. } => Route::Both,
-            State::Storage => Route::Storage,
-            State::Isolated => Route::Isolated,
-        };
-        let (from, to) = (route(moved.from), route(moved.to));
+        let (from, to) = (moved.from.route(), moved.to.route());
         for tx in [&mut self.express.tx, &mut self.datagram.tx] {
             for path in [Path::Network, Path::Storage] {
                 match (from.uses(path), to.uses(path)) {
@@ -277,9 +271,10 @@ impl Peer {
         if moved.to == State::Network {
             self.take_over_from_storage();
         }
+        let was_doubtful = moved.from == State::Doubtful;
         match moved.to {
             State::Hedging { .. } => self.hedge_left = outbound::HEDGE_BYTES,
-            State::Storage if moved.from != State::Isolated => {
+            State::Storage | State::Doubtful if from.uses(Path::Network) && !was_doubtful => {
                 if !matches!(moved.from, State::Returning { .. }) {
                     self.counters.failovers += 1;
                 }
