@@ -154,6 +154,18 @@ pub enum VolumeFact {
         /// For people: operation, place, error.
         detail: String,
     },
+    /// An operation is older than its deadline and still in the kernel.
+    Hangs {
+        /// It is a read; otherwise a write or a flush.
+        reading: bool,
+        /// For people.
+        detail: String,
+    },
+    /// An operation that was reported to hang came back, whatever it brought.
+    Returned {
+        /// It was a read.
+        reading: bool,
+    },
     /// Frames put into the outbox were refused: the link's copies stay unacknowledged.
     Refused {
         /// The lane's reader.
@@ -175,7 +187,7 @@ pub enum StorageFault {
     Full,
     /// The medium vanished or cannot be opened.
     Gone,
-    /// An operation is older than its deadline and still in the kernel.
+    /// An operation is older than its deadline and still in the kernel, or timed out.
     Stalled,
     /// Somebody else writes under our id, or the volume is not the one we attached.
     Fenced,

@@ -311,6 +311,7 @@ impl Store {
             }
         }
         if std::mem::take(&mut seat.told_stuck) {
+            self.facts.push(Fact::Returned { op: seat.op });
             self.facts.push(Fact::Recovered);
         }
         match role {
@@ -403,10 +404,11 @@ fn translate(now: u64, fact: Fact) -> Option<FromStore> {
         Fact::Attached { .. } => VolumeFact::Attached,
         Fact::ClaimRefused { error } => fault(StorageFault::Fenced, error.to_string()),
         Fact::Fenced { why } => fault(StorageFault::Fenced, why.to_string()),
-        Fact::Stalled { op, since } => fault(
-            StorageFault::Stalled,
-            format!("a {op} has not returned for {} ms", now.saturating_sub(since) / 1000),
-        ),
+        Fact::Stalled { op, since } => VolumeFact::Hangs {
+            reading: op == "read",
+            detail: format!("a {op} has not returned for {} ms", now.saturating_sub(since) / 1000),
+        },
+        Fact::Returned { op } => VolumeFact::Returned { reading: op == "read" },
         Fact::WriteFailed { fault } => io_fault(StorageFault::WriteError, fault),
         Fact::ReadFailed { fault } => io_fault(StorageFault::ReadError, fault),
         Fact::BeatWritten { latency } => VolumeFact::BeatWritten { latency: micros(latency) },

@@ -103,6 +103,9 @@ impl World {
                     if let failover::VolumeFact::Fault { fault, detail } = &fact {
                         self.trace.tell(now, host, "storage", format!("{fault:?} {detail}"));
                     }
+                    if let failover::VolumeFact::Hangs { detail, .. } = &fact {
+                        self.trace.tell(now, host, "storage", detail.clone());
+                    }
                     turn(node, shown, Input::Volume(VOLUME, fact), &mut hands);
                 }
             }

@@ -310,8 +310,10 @@ fn translate(volume: VolumeId, fact: Fact, queue: &StoreQueue) {
         Fact::Fenced { why } => Some(fault(StorageFault::Fenced, why.to_string())),
         Fact::Stalled { op, since } => {
             let ms = clock::now().micros().saturating_sub(since) / 1000;
-            Some(fault(StorageFault::Stalled, format!("a {op} has not returned for {ms} ms")))
+            let detail = format!("a {op} has not returned for {ms} ms");
+            Some(VolumeFact::Hangs { reading: op == "read", detail })
         }
+        Fact::Returned { op } => Some(VolumeFact::Returned { reading: op == "read" }),
         Fact::WriteFailed { fault } => Some(io_fault(StorageFault::WriteError, fault)),
         Fact::ReadFailed { fault } => Some(io_fault(StorageFault::ReadError, fault)),
         Fact::BeatWritten { latency } => Some(VolumeFact::BeatWritten { latency: micros(latency) }),

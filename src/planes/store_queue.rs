@@ -61,6 +61,7 @@ impl FromStore {
                 FactKey::Cursor(*from, matches!(ring, failover::Ring::Express))
             }
             VolumeFact::Refused { to } => FactKey::Refused(*to),
+            VolumeFact::Hangs { .. } | VolumeFact::Returned { .. } => FactKey::Counted,
         };
         Some((*volume, key))
     }
@@ -74,6 +75,8 @@ enum FactKey {
     Drained(NodeId),
     Cursor(NodeId, bool),
     Refused(NodeId),
+    /// Counted by health, so none is dropped; a thread makes two in the time of a deadline.
+    Counted,
 }
 
 /// The queue from the threads of volumes to the loop.
@@ -108,7 +111,8 @@ impl StoreQueue {
                 if key.1 == FactKey::Measurement {
                     return;
                 }
-                if let Some(at) = state.items.iter().rposition(|i| i.fact_key() == Some(key)) {
+                if key.1 != FactKey::Counted
+                    && let Some(at) = state.items.iter().rposition(|i| i.fact_key() == Some(key)) {
                     state.items.remove(at);
                     state.facts -= 1;
                 }

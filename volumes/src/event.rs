@@ -231,6 +231,10 @@ pub enum Fact {
         op: &'static str,
         since: Micros,
     },
+    /// A stuck operation came back.
+    Returned {
+        op: &'static str,
+    },
     /// An operation succeeded after a stall or after failures.
     Recovered,
 }

@@ -97,6 +97,8 @@ impl<M> Seat<M> {
     }
 }
 
+const OPS: [&str; 3] = ["read", "write", "flush"];
+
 /// What a thread is doing in the kernel, for others to see.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
@@ -125,7 +127,7 @@ impl Pulse {
         let since = self.since.load(Ordering::Acquire);
         let old = since != 0 && now.saturating_sub(since) >= deadline;
         old.then(|| {
-            (["read", "write", "flush"][usize::from(self.op.load(Ordering::Relaxed)) % 3], since)
+            (OPS[usize::from(self.op.load(Ordering::Relaxed)) % OPS.len()], since)
         })
     }
 
@@ -269,6 +271,7 @@ pub(crate) fn drive<M: Machine>(
                     Ok(_) => {}
                 }
                 if was_stuck {
+                    facts.push(Fact::Returned { op: OPS[usize::from(code)] });
                     facts.push(Fact::Recovered);
                 }
                 let mut guard = seat.lock();

@@ -3,7 +3,8 @@
 //! Evidence flows all the time, so that the path is known good before it is needed: our own entry
 //! is written and the whole table read with every storage beat. A fault is believed at once and
 //! for as long as nothing of its kind succeeds; silence is believed after a beat's interval and a
-//! little more.
+//! little more. An operation that hangs is believed until it comes back: the beats are read and
+//! written by another thread, and their success says nothing about it.
 
 use std::time::Duration;
 
@@ -35,6 +36,9 @@ pub(crate) struct Storage {
     /// The peer's newest beat: incarnation, counter, when we saw it move, its interval.
     peer: Option<PeerBeat>,
     fault: Option<Fault>,
+    /// Reads, and writes, that are still in the kernel.
+    hanging_reads: u32,
+    hanging_writes: u32,
     /// When the peer said how old our beat looks to it.
     report: Option<(Time, Duration)>,
     latency: Option<Duration>,
@@ -76,6 +80,8 @@ impl Storage {
             read_at: None,
             peer: None,
             fault: None,
+            hanging_reads: 0,
+            hanging_writes: 0,
             report: None,
             latency: None,
             heard_at: None,
@@ -128,6 +134,22 @@ impl Storage {
             VolumeFact::RecordWritten { .. } if sends => {
                 self.written_at = Some(now);
                 self.fault = self.fault.filter(|f| f.is_of_reading());
+            }
+            VolumeFact::Hangs { reading, .. } => {
+                if *reading && receives {
+                    self.hanging_reads += 1;
+                } else if !*reading && sends {
+                    self.hanging_writes += 1;
+                }
+                // Until the beats prove otherwise, the whole medium.
+                let since = self.fault.map_or(now, |f| f.since);
+                self.fault = Some(Fault { kind: StorageFault::Stalled, since });
+            }
+            VolumeFact::Returned { reading: true } if receives => {
+                self.hanging_reads = self.hanging_reads.saturating_sub(1);
+            }
+            VolumeFact::Returned { reading: false } if sends => {
+                self.hanging_writes = self.hanging_writes.saturating_sub(1);
             }
             VolumeFact::Fault { fault, .. } => {
                 let since = self.fault.map_or(now, |f| f.since);
@@ -212,7 +234,8 @@ impl Storage {
                 (Verdict::Down, Reason::Fault(StorageFault::NotAttached)),
             );
         }
-        let own = worse(self.faulty(now), self.by_age(now, self.written_at, Reason::OwnBeatLate));
+        let own = worse(self.faulty(now), hanging(self.hanging_writes));
+        let own = worse(own, self.by_age(now, self.written_at, Reason::OwnBeatLate));
         let seen = match self.report {
             Some((at, age)) if now.since(at) < REPORT_LIFE => {
                 // The peer's table reads are as far apart as its beats, and ours as our own.
@@ -235,7 +258,8 @@ impl Storage {
         if !self.configured {
             return (Verdict::Disabled, Reason::NotConfigured);
         }
-        let own = worse(self.faulty(now), self.by_age(now, self.read_at, Reason::TableUnread));
+        let own = worse(self.faulty(now), hanging(self.hanging_reads));
+        let own = worse(own, self.by_age(now, self.read_at, Reason::TableUnread));
         let theirs = match self.peer {
             None => (Verdict::Down, Reason::NeverHeard),
             Some(peer) if self.beat_age(now, peer) > self.dead_after(peer) => {
@@ -267,6 +291,11 @@ impl Storage {
         self.configured && reading.0 == Verdict::Up && still
     }
 
+    /// What the peer writes does not reach us, however well its beats do.
+    pub(crate) const fn reads_hang(&self) -> bool {
+        self.hanging_reads > 0
+    }
+
     // --- getters -------------------------------------------------------------------------------
 
     /// Our newest sight of the peer: its beat counter and when.
@@ -280,6 +309,14 @@ impl Storage {
 
     pub(crate) const fn latency(&self) -> Option<Duration> {
         self.latency
+    }
+}
+
+const fn hanging(operations: u32) -> Judged {
+    if operations > 0 {
+        (Verdict::Down, Reason::Fault(StorageFault::Stalled))
+    } else {
+        (Verdict::Up, Reason::None)
     }
 }
 
@@ -325,6 +362,37 @@ mod tests {
         assert_eq!(storage.outbound(Time(303 * MS)).0, Verdict::Down, "reading heals no writes");
         storage.fact(Time(304 * MS), &VolumeFact::BeatWritten { latency }, true, true);
         assert_eq!(storage.outbound(Time(304 * MS)).0, Verdict::Up);
+    }
+
+    #[test]
+    fn a_read_that_hangs_is_not_cleared_by_beats() {
+        let mut storage = working();
+        let latency = Duration::from_micros(200);
+        let hangs = VolumeFact::Hangs { reading: true, detail: String::new() };
+        storage.fact(Time(1), &hangs, true, true);
+        for fact in [VolumeFact::BeatWritten { latency }, VolumeFact::TableRead { latency }] {
+            storage.fact(Time(2), &fact, true, true);
+        }
+        let stuck = (Verdict::Down, Reason::Fault(StorageFault::Stalled));
+        assert_eq!(storage.inbound(Time(2)), stuck, "nothing can be received");
+        assert_eq!(storage.outbound(Time(2)).0, Verdict::Up, "our writes are well");
+        storage.fact(Time(3), &VolumeFact::Returned { reading: false }, true, true);
+        assert_eq!(storage.inbound(Time(3)), stuck, "that was another one");
+        storage.fact(Time(4), &VolumeFact::Returned { reading: true }, true, true);
+        assert_eq!(storage.inbound(Time(4)).0, Verdict::Up);
+    }
+
+    #[test]
+    fn a_write_that_hangs_closes_the_way_out_alone() {
+        let mut storage = working();
+        let latency = Duration::from_micros(200);
+        let hangs = VolumeFact::Hangs { reading: false, detail: String::new() };
+        storage.fact(Time(1), &hangs, true, true);
+        storage.fact(Time(2), &VolumeFact::BeatWritten { latency }, true, true);
+        assert_eq!(storage.outbound(Time(2)).0, Verdict::Down);
+        assert_eq!(storage.inbound(Time(2)).0, Verdict::Up);
+        storage.fact(Time(3), &VolumeFact::Returned { reading: false }, true, true);
+        assert_eq!(storage.outbound(Time(3)).0, Verdict::Up);
     }
 
     #[test]

@@ -249,8 +249,10 @@ impl Peer {
         self.storage.fact(now, fact, sends, receives);
         match fact {
             VolumeFact::PeerBeat { node, epoch, beat, interval }
-                if *node == self.id() && receives =>
+                if *node == self.id() && receives && !self.storage.reads_hang() =>
             {
+                // (While our reads hang, the peer must learn that it cannot reach us this way, so
+                // its beat is not confirmed, though the keeper still sees it.)
                 self.storage.peer_beat(now, *epoch, *beat, *interval);
                 self.speech.storage_beat(*beat, now);
             }
