@@ -126,9 +126,7 @@ impl Pulse {
     pub(crate) fn stuck(&self, now: Micros, deadline: Micros) -> Option<(&'static str, Micros)> {
         let since = self.since.load(Ordering::Acquire);
         let old = since != 0 && now.saturating_sub(since) >= deadline;
-        old.then(|| {
-            (OPS[usize::from(self.op.load(Ordering::Relaxed)) % OPS.len()], since)
-        })
+        old.then(|| (OPS[usize::from(self.op.load(Ordering::Relaxed)) % OPS.len()], since))
     }
 
     /// The same, once per operation.

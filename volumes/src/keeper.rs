@@ -3,7 +3,8 @@
 //! ```text
 //!   Watch -- own entry stands still for three of its beats, or is blank, or said goodbye
 //!     |  `-- it advances twice: somebody lives with our id -> refused
-//!   Claim -> write a greater epoch, flush, wait one beat, read back ours?
+//!   Claim -> write a greater epoch, flush, wait one beat (the longer of ours and of the one who
+//!     |      held the place: its permit lasts that long), read back ours?
 //!     |  `-- not ours: somebody claimed at the same moment -> refused
 //!   Beat  -> read superblock and table (one read), renew the permit, write own entry -> wait
 //!     |  `-- foreign epoch, other generation -> fenced, for good; other volume -> until ours is back
@@ -114,6 +115,8 @@ pub struct Keeper {
     next_beat_at: Micros,
     last_beat_at: Micros,
     goodbye: bool,
+    /// Beat of whoever held our place before us: its permit may last that long.
+    followed: Micros,
     cells: Vec<Cell>,
     known: Vec<Known>,
     seen_a_table: bool,
@@ -143,6 +146,7 @@ impl Keeper {
             next_beat_at: 0,
             last_beat_at: 0,
             goodbye: false,
+            followed: 0,
             cells: vec![Cell::default(); slots],
             known: vec![Known::default(); slots],
             seen_a_table: false,
@@ -301,7 +305,7 @@ impl Keeper {
             Flight::Entry { at } => self.entry_written(now, at),
             Flight::Flush => {
                 self.recovered();
-                self.phase = Phase::Settle { until: now + self.o.interval };
+                self.phase = Phase::Settle { until: now + self.o.interval.max(self.followed) };
             }
         }
     }
@@ -402,6 +406,8 @@ impl Keeper {
     }
 
     fn claim(&mut self, table: &Table) {
+        let held = table.get(self.slot).filter(|e| !e.goodbye);
+        self.followed = held.map_or(0, |e| e.interval_us.min(WATCH_BEAT_MAX));
         let own = table.get(self.slot).map_or(0, |e| e.epoch);
         let told = table.entries.iter().flatten().filter_map(|e| e.cells.get(self.slot));
         let told = told.map(|c| c.reads_epoch).max().unwrap_or(0);

@@ -640,6 +640,19 @@ fn two_claims_at_one_moment_leave_one() {
 }
 
 #[test]
+fn an_heir_waits_as_long_as_the_permit_of_whom_it_follows() {
+    let mut w = World::two(21, Faults::default());
+    w.nodes[0].keeper.machine.set_interval(1_000_000);
+    w.run(2_500_000);
+    w.nodes[0].asleep = true;
+    let began = w.now;
+    let heir = w.start(1, 66);
+    w.until(9_000_000, |w| w.nodes[heir].keeper.machine.is_attached());
+    // Three beats watched, and one more: until then a Writer that wakes may hold a good permit.
+    assert!(w.now - began >= 4_000_000, "{}", w.now - began);
+}
+
+#[test]
 fn a_sleeper_that_lost_its_id_writes_nothing_after_it_wakes() {
     let mut w = World::two(11, Faults::default());
     w.nodes[0].asleep = true;
