@@ -112,7 +112,8 @@ impl StoreQueue {
                     return;
                 }
                 if key.1 != FactKey::Counted
-                    && let Some(at) = state.items.iter().rposition(|i| i.fact_key() == Some(key)) {
+                    && let Some(at) = state.items.iter().rposition(|i| i.fact_key() == Some(key))
+                {
                     state.items.remove(at);
                     state.facts -= 1;
                 }
