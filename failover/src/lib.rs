@@ -11,6 +11,8 @@ pub mod beat;
 pub mod canary;
 mod clock;
 pub mod event;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod health;
 mod link;
 mod node;

@@ -32,9 +32,16 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// # Errors
 /// The report of everything that is wrong.
 pub fn load(file: &Path) -> Result<(Config, Report), Report> {
-    let text = read(file)?;
-    let mut report = Report::new(file, &text);
-    match check::check(file, &text, &mut report) {
+    parse(file, &read(file)?)
+}
+
+/// The same with the text already read; `file` says where it came from.
+///
+/// # Errors
+/// The report of everything that is wrong.
+pub fn parse(file: &Path, text: &str) -> Result<(Config, Report), Report> {
+    let mut report = Report::new(file, text);
+    match check::check(file, text, &mut report) {
         Some(config) => Ok((config, report)),
         None => Err(report),
     }

@@ -133,13 +133,18 @@ impl Peer {
             self.put_handshake(now, answer, world);
         }
         if let Some(keys) = keys {
-            let confirmed = keys.confirmed;
-            self.keyring.add(now, keys);
-            if confirmed {
-                self.new_keys(now, world);
-            }
+            self.agree(now, keys, world);
         }
         Ok(())
+    }
+
+    /// A handshake made keys.
+    pub(crate) fn agree(&mut self, now: Time, keys: Agreed, world: &mut dyn World) {
+        let confirmed = keys.confirmed;
+        self.keyring.add(now, keys);
+        if confirmed {
+            self.new_keys(now, world);
+        }
     }
 
     /// The keyring's current keys changed.

@@ -48,7 +48,8 @@ impl KeyType for KeyLength {
 
 impl FrameKey {
     /// A key derived from one half of a Noise split. `label` tells its uses apart.
-    pub(crate) fn derive(split: &[u8; 32], label: &[u8]) -> Self {
+    #[must_use]
+    pub fn derive(split: &[u8; 32], label: &[u8]) -> Self {
         let prk: Prk = Salt::new(HKDF_SHA256, b"sidepath frame keys v1").extract(split);
         let mut bytes = Zeroizing::new([0; 32]);
         let label = [label];
@@ -71,7 +72,7 @@ impl FrameKey {
 
     /// Seals `frame`, which holds [`HEADER`] bytes of room and then the clear body: writes the
     /// header, encrypts the body in place and appends the tag.
-    pub(crate) fn seal(
+    pub fn seal(
         &self,
         channel: Channel,
         (from, to): (u8, u8),
@@ -105,7 +106,8 @@ impl FrameKey {
 
     /// Opens `frame` in place; returns the length of the body, which starts at [`HEADER`].
     /// `None` when it was not sealed by the other end of this key exactly so.
-    pub(crate) fn open(&self, header: &Header, frame: &mut [u8]) -> Option<usize> {
+    #[must_use]
+    pub fn open(&self, header: &Header, frame: &mut [u8]) -> Option<usize> {
         let body_length = frame.len().checked_sub(HEADER + TAG)?;
         match &self.0 {
             Inner::Plain => frame.ends_with(&[0; TAG]).then_some(body_length),
