@@ -152,9 +152,10 @@ impl Sender {
         self.slots.is_empty()
     }
 
-    /// Numbers are left for another frame.
+    /// Numbers are left for another frame. A number names a nonce: at the end of all numbers
+    /// nothing is sealed any more, until another incarnation begins anew.
     pub(crate) fn has_number(&self) -> bool {
-        (self.slots.len() as u64) < super::NUMBERS_MAX
+        (self.slots.len() as u64) < super::NUMBERS_MAX && self.end() < u64::MAX
     }
 
     /// Bytes sent by a path and unsettled.
@@ -430,6 +431,18 @@ mod tests {
 
     fn sender() -> Sender {
         Sender::new(Channel::Datagram, Duration::from_secs(5))
+    }
+
+    #[test]
+    fn numbers_end_and_do_not_begin_again() {
+        let mut tx = sender();
+        tx.base = u64::MAX - 1;
+        assert!(tx.has_number());
+        tx.slots.push_back(None);
+        assert!(!tx.has_number(), "the last number is nobody's");
+        tx.advance();
+        assert_eq!(tx.floor(), u64::MAX);
+        assert!(!tx.has_number());
     }
 
     fn seal(sender: &mut Sender, now: Time, flow: u64) {

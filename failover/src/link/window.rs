@@ -59,7 +59,8 @@ impl Window {
         if self.contains(number) {
             return Insert::Duplicate;
         }
-        if number - self.base >= SIZE {
+        // The last number of all is nobody's: one above it there is none.
+        if number - self.base >= SIZE || number == u64::MAX {
             return Insert::Beyond;
         }
         let (word, mask) = Self::slot(number);
@@ -72,7 +73,7 @@ impl Window {
     /// Notes a replay-only arrival, where old numbers may simply fall off: the wheel turns with
     /// the newest number.
     pub(crate) fn insert_sliding(&mut self, number: u64) -> Insert {
-        if number >= self.base + SIZE / 2 {
+        if number.saturating_sub(self.base) >= SIZE / 2 {
             self.raise(number - SIZE / 2 + 1);
         }
         self.insert(number)
@@ -186,6 +187,19 @@ mod tests {
         assert_eq!(window.insert(SIZE + 1), Insert::Duplicate);
         assert_eq!(window.insert(10 * SIZE), Insert::New);
         assert_eq!(window.insert(u64::MAX), Insert::Beyond);
+    }
+
+    #[test]
+    fn nothing_wraps_at_the_last_number() {
+        let mut window = Window::new();
+        assert_eq!(window.insert_sliding(u64::MAX - 1), Insert::New);
+        assert_eq!(window.insert_sliding(u64::MAX), Insert::Beyond);
+        assert_eq!(window.insert_sliding(u64::MAX - 1), Insert::Duplicate);
+        assert_eq!(window.insert_sliding(0), Insert::Duplicate);
+        window.raise(u64::MAX);
+        assert_eq!(window.insert(u64::MAX), Insert::Beyond);
+        assert_eq!(window.insert(1), Insert::Duplicate);
+        assert_eq!((window.base(), window.ranges(9)), (u64::MAX, vec![]));
     }
 
     #[test]
