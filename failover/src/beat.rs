@@ -22,7 +22,7 @@ use crate::{
     path::Route,
     secure::FrameKey,
     wire::{
-        Channel, HEADER, Header,
+        Channel, HEADER, Header, Malformed,
         control::{self, WireBeat},
     },
 };
@@ -106,6 +106,11 @@ pub enum BeatOrder {
         /// Theirs.
         open: FrameKey,
     },
+    /// Nothing sealed under the keys before the newest can be alive: forget them.
+    Retire {
+        /// The peer.
+        peer: NodeId,
+    },
     /// What to say in the next beats.
     Say {
         /// The peer.
@@ -144,6 +149,7 @@ pub enum BeatOrder {
 pub struct Pulse {
     id: NodeId,
     peers: BTreeMap<NodeId, Target>,
+    refused: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug)]
@@ -218,7 +224,7 @@ impl Pulse {
     /// A pulse that beats toward nobody yet.
     #[must_use]
     pub const fn new(id: NodeId) -> Self {
-        Self { id, peers: BTreeMap::new() }
+        Self { id, peers: BTreeMap::new(), refused: BTreeMap::new() }
     }
 
     /// Takes an order of the node.
@@ -242,6 +248,7 @@ impl Pulse {
                 target.keys.truncate(GENERATIONS_MAX);
                 target.due = now;
             }
+            BeatOrder::Retire { peer } => self.target(peer).keys.truncate(1),
             BeatOrder::Say { peer, heard_storage, route, drill, goodbye } => {
                 let target = self.target(peer);
                 target.heard_storage = heard_storage;
@@ -263,24 +270,50 @@ impl Pulse {
 
     /// Opens a datagram that came at `now`; `None` unless it is a fresh, authentic beat.
     pub fn open(&mut self, now: Time, bytes: &[u8]) -> Option<Heard> {
-        let header = Header::read(bytes).ok()?;
-        if header.channel != Channel::Beat || header.to != self.id.get() || bytes.len() > BEAT_MAX {
-            return None;
+        match self.try_open(now, bytes) {
+            Ok(heard) => heard,
+            Err(cause) => {
+                *self.refused.entry(cause).or_default() += 1;
+                None
+            }
         }
-        let peer = NodeId::new(header.from)?;
-        let target = self.peers.get_mut(&peer).filter(|t| !t.mute)?;
-        let keys = target.keys.iter_mut().find(|k| k.generation == header.generation)?;
+    }
+
+    /// Datagrams refused since the start, by the causes `docs/wire.md` names.
+    #[must_use]
+    pub const fn refused(&self) -> &BTreeMap<&'static str, u64> {
+        &self.refused
+    }
+
+    /// `Ok(None)`: a drill keeps us from hearing the peer.
+    fn try_open(&mut self, now: Time, bytes: &[u8]) -> Result<Option<Heard>, &'static str> {
+        let header = Header::read(bytes).map_err(Malformed::cause)?;
+        if header.channel != Channel::Beat || bytes.len() > BEAT_MAX {
+            return Err("malformed");
+        }
+        if header.to != self.id.get() {
+            return Err("not_for_us");
+        }
+        let peer = NodeId::new(header.from).ok_or("unknown_peer")?;
+        let target = self.peers.get_mut(&peer).ok_or("unknown_peer")?;
+        if target.mute {
+            return Ok(None);
+        }
+        let keys = target.keys.iter_mut().find(|k| k.generation == header.generation);
+        let keys = keys.ok_or("unknown_key")?;
         if header.number <= keys.newest_heard {
-            return None;
+            return Err("repeated");
         }
-        let mut frame = [0; BEAT_MAX];
-        let frame = frame.get_mut(..bytes.len())?;
+        let mut buffer = [0; BEAT_MAX];
+        let frame = &mut buffer[..bytes.len()];
         frame.copy_from_slice(bytes);
-        let body = keys.open.open(&header, frame)?;
-        let beat: Beat = control::read::<WireBeat>(&frame[HEADER..HEADER + body])?.into();
+        let body = keys.open.open(&header, frame).ok_or("forged")?;
+        let beat = control::read::<WireBeat>(&frame[HEADER..HEADER + body]).ok_or("malformed")?;
+        let beat = Beat::from(beat);
         keys.newest_heard = header.number;
         target.heard_network = Some((beat.sent_at.micros(), now));
-        Some(Heard { peer, at: now, number: header.number, generation: header.generation, beat })
+        let (number, generation) = (header.number, header.generation);
+        Ok(Some(Heard { peer, at: now, number, generation, beat }))
     }
 
     /// Hands every beat that is due to `put`; `loop_age` is how long ago the turn loop last ended
@@ -298,9 +331,11 @@ impl Pulse {
             target.due = now + target.interval;
             let beat = WireBeat::from(target.beat(now, loop_age));
             let Some(keys) = target.keys.first_mut() else { continue };
-            let mut frame = control::write(&beat, vec![0; HEADER]);
             let number = keys.next_number;
-            keys.next_number += 1;
+            // A number names a nonce: none is used twice, also not after the last one.
+            let Some(next) = number.checked_add(1) else { continue };
+            keys.next_number = next;
+            let mut frame = control::write(&beat, vec![0; HEADER]);
             let ends = (self.id.get(), peer.get());
             keys.seal.seal(Channel::Beat, ends, keys.generation, number, &mut frame);
             let frame = Bytes::from(frame);
@@ -382,6 +417,20 @@ mod tests {
         let back = sent(&mut b, Time(2_400)).remove(0);
         let heard = a.open(Time(2_900), &back).expect("authentic");
         assert_eq!(heard.beat.heard_network, None);
+    }
+
+    #[test]
+    fn retired_keys_open_nothing() {
+        let (mut a, mut b) = pair();
+        let old = [sent(&mut a, Time(0)).remove(0), sent(&mut a, Time(10_000)).remove(0)];
+        let key = FrameKey::derive(&[3; 32], b"b");
+        let peer = NodeId::new(1).unwrap();
+        let (seal, open) = (key.clone(), key);
+        b.order(Time(2_000), BeatOrder::Keys { peer, generation: 8, seal, open });
+        assert!(b.open(Time(2_000), &old[0]).is_some(), "still under way");
+        b.order(Time(2_000), BeatOrder::Retire { peer });
+        assert!(b.open(Time(2_000), &old[1]).is_none());
+        assert_eq!(b.refused()["unknown_key"], 1);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     peer::{Peer, split_header},
     status::Status,
     turn::{NetworkFact, VolumeOrder},
-    wire::{Channel, HEADER, Header, hello::Handshake},
+    wire::{Channel, HEADER, Header, Malformed, hello::Handshake},
 };
 
 /// A whole node: everything it knows and wants, without a single descriptor.
@@ -133,10 +133,7 @@ impl Node {
         bytes: &[u8],
         world: &mut dyn World,
     ) -> Result<(), &'static str> {
-        let header = Header::read(bytes).map_err(|malformed| match malformed {
-            crate::wire::Malformed::Version => "version",
-            _ => "malformed",
-        })?;
+        let header = Header::read(bytes).map_err(Malformed::cause)?;
         if header.to != self.options.id.get() {
             return Err("not_for_us");
         }
@@ -147,8 +144,8 @@ impl Node {
                 let message = Handshake::read(&bytes[HEADER..]).ok_or("handshake_malformed")?;
                 peer.handshake_message(now, path, &header, message, world)
             }
-            // Beats belong to the pulse; one that went astray is not worth an alarm.
-            Channel::Beat => Ok(()),
+            // Beats belong to the pulse, which the hands sort out by the first byte.
+            Channel::Beat => Err("astray"),
             _ => peer.frame(now, path, from, &header, bytes, world),
         }
     }

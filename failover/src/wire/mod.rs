@@ -81,6 +81,17 @@ pub enum Malformed {
     Field,
 }
 
+impl Malformed {
+    /// The cause as counters name it.
+    #[must_use]
+    pub const fn cause(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Truncated | Self::Field => "malformed",
+        }
+    }
+}
+
 impl Header {
     /// Writes the header into the first [`HEADER`] bytes of `frame`.
     pub fn write(&self, frame: &mut [u8]) {
