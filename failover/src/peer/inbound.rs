@@ -17,7 +17,7 @@ use crate::{
         Channel, HEADER, Header,
         control::{self, Ack, Control},
         data::{PREFIX, Prefix},
-        hello::Handshake,
+        hello::{Handshake, Kind},
     },
 };
 
@@ -102,13 +102,17 @@ impl Peer {
     /// Something sealed under keys we do not have claims to come from this peer. That proves
     /// nothing, but if the peer has been silent otherwise, it may have lost its keys or we ours.
     fn prompted(&mut self, now: Time) {
-        let quiet = [self.network.heard_at(), self.storage.heard_at()]
-            .into_iter()
-            .flatten()
-            .all(|at| now.since(at).as_millis() > 200);
-        if quiet && self.keyring.current().is_some() {
+        if self.is_quiet(now) && self.keyring.current().is_some() {
             self.wants_keys = true;
         }
+    }
+
+    /// Nothing authentic came from this peer of late.
+    fn is_quiet(&self, now: Time) -> bool {
+        [self.network.heard_at(), self.storage.heard_at()]
+            .into_iter()
+            .flatten()
+            .all(|at| now.since(at).as_millis() > 200)
     }
 
     /// A handshake message whose header names this peer and us.
@@ -123,10 +127,16 @@ impl Peer {
         if self.is_cut(path) {
             return Ok(());
         }
+        // A peer that speaks under the keys of its present incarnation has not lost them: this is
+        // an old hello, come late or repeated by somebody else.
+        let keyed = self.keyring.current().is_some_and(|k| k.peer_epoch == header.number);
+        if message.kind == Kind::Hello && keyed && !self.is_quiet(now) {
+            return Err("handshake_replayed");
+        }
         let Some(agreement) = &mut self.agreement else { return Err("handshake_forged") };
         let (keys, answer) =
             agreement.receive(now, header, message, world).map_err(|r| r.cause())?;
-        if matches!(message, Handshake::Hello { .. }) {
+        if message.kind == Kind::Hello {
             self.wants_keys = true;
         }
         if let Some(answer) = answer {
@@ -295,7 +305,7 @@ impl Peer {
     ) -> Result<(), &'static str> {
         if self.control_seen.insert_sliding(number) != Insert::New {
             // The same frame may come by both paths; only an attacker repeats it on purpose.
-            return Ok(());
+            return Err("repeated");
         }
         let message: Control = control::read(body).ok_or("malformed")?;
         match message {

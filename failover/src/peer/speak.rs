@@ -284,12 +284,13 @@ impl Peer {
     }
 
     fn control_frame(&mut self, message: &Control) -> Option<Bytes> {
-        let (generation, key) = self.keyring.seal()?;
         let mut number = self.control_next;
-        self.control_next += 1;
-        if planted(Bug::SameNonce) && number % 8 == 0 {
+        // A number names a nonce: none is used twice, also not after the last one.
+        self.control_next = number.checked_add(1)?;
+        if planted(Bug::SameNonce) && number.is_multiple_of(8) {
             number -= 1;
         }
+        let (generation, key) = self.keyring.seal()?;
         let mut frame = control::write(message, vec![0; HEADER]);
         frame.reserve_exact(TAG);
         let ends = (self.us.get(), self.id().get());
@@ -364,7 +365,9 @@ impl Peer {
     }
 
     pub(super) fn handshake(&mut self, now: Time, world: &mut dyn World) {
-        self.keyring.retire(now, self.timing.write_ttl * 2);
+        if self.keyring.retire(now, self.timing.write_ttl * 2) {
+            world.put(Output::Beat(BeatOrder::Retire { peer: self.id() }));
+        }
         if self.speech.goodbye || !self.keys_wanted(now) {
             return;
         }

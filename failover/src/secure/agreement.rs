@@ -1,9 +1,10 @@
 //! Agreeing on keys with one peer: Noise `KK`, two messages, over whichever path answers.
 //!
 //! Both know the other's static key beforehand, so the first message already proves its sender.
-//! The lower id initiates. The higher one, when it has no keys, asks by a *hello*: a header that
-//! names its epoch, and a code under the pair's static secret, so that strangers cannot make
-//! anybody work. Epochs travel inside the Noise payloads and are thereby part of the transcript.
+//! The lower id initiates. The higher one, when it has no keys, asks by a *hello*. Every message
+//! carries a code under the pair's static secret, so that strangers cannot make anybody work; the
+//! code covers the clear header, so what the header says of epochs may be believed as far as the
+//! sender is. Epochs travel inside the Noise payloads, too, and are part of the transcript.
 //!
 //! ```text
 //!   lower id (initiator)                      higher id (responder)
@@ -16,26 +17,30 @@
 //!
 //! The awkward cases. A replayed init makes the responder answer, and nothing else: the replayer
 //! cannot produce a frame under the keys, and an init that is not newer than the newest of its
-//! epoch is not even answered. A repeated init (the answer was lost) gets the same answer again. A
-//! response to an init we have given up on opens nothing. An older epoch than one we agreed with
-//! is refused: a cloned or rolled-back machine must not take over.
+//! epoch is refused by the clock in its clear part, before any work is done. A repeated init (the
+//! answer was lost) gets the same answer again. A response to an init we have given up on opens
+//! nothing. An older epoch than one we agreed with is refused: a cloned or rolled-back machine
+//! must not take over. A replayed hello makes us renew keys, and never more often than an
+//! unanswered init would be repeated.
 
 use std::{fmt, time::Duration};
 
 use aws_lc_rs::hmac;
 use bytes::Bytes;
-use snow::{
-    Builder, HandshakeState,
-    params::{CipherChoice, DHChoice, HashChoice, NoiseParams},
-    resolvers::{CryptoResolver, DefaultResolver},
-    types::{Cipher, Dh, Hash, Random},
-};
+use snow::{Builder, HandshakeState, params::NoiseParams};
 use zeroize::Zeroizing;
 
-use super::FrameKey;
+use super::{
+    FrameKey,
+    primitives::{Primitives, bury, shared},
+};
 use crate::{
     NodeId, Time, World,
-    wire::{Channel, HEADER, Header, hello, hello::Handshake, u32_at, u64_at},
+    wire::{
+        Channel, HEADER, Header,
+        hello::{CODE, CONTENT, Handshake, Kind},
+        u32_at, u64_at,
+    },
 };
 
 const PATTERN: &str = "Noise_KK_25519_AESGCM_SHA256";
@@ -43,6 +48,8 @@ const PATTERN: &str = "Noise_KK_25519_AESGCM_SHA256";
 const INIT_PAYLOAD: usize = 4 + 8 + 8 + 1;
 /// Epoch, format version.
 const RESPONSE_PAYLOAD: usize = 8 + 1;
+/// The initiator's clock in front of the first Noise message.
+const CLOCK: usize = 8;
 /// An init without an answer is given up after this.
 const INIT_LIFE: Duration = Duration::from_secs(3);
 /// Time between two sendings of an unanswered init or hello; doubles up to [`RETRY_MAX`].
@@ -99,9 +106,11 @@ pub struct Agreement {
     us: NodeId,
     peer: NodeId,
     epoch: u64,
-    private_key: Zeroizing<[u8; 32]>,
+    /// Boxed: what is moved leaves its old bytes behind.
+    private_key: Box<Zeroizing<[u8; 32]>>,
     public_key: [u8; 32],
-    hello_key: hmac::Key,
+    /// Of the codes; both sides have the same.
+    code_key: hmac::Key,
     prologue: Vec<u8>,
     plaintext: bool,
     /// Greatest epoch of the peer that proved itself.
@@ -110,6 +119,8 @@ pub struct Agreement {
     pending: Option<Pending>,
     /// Responder: newest init answered, and the answer.
     answered: Option<Answered>,
+    /// When the last hello or init went out.
+    sent_at: Option<Time>,
     /// When the next hello or init may go out, and the step after it.
     retry_at: Time,
     retry_step: Duration,
@@ -149,29 +160,32 @@ impl Agreement {
         group: &[u8],
         plaintext: bool,
     ) -> Option<Self> {
-        let mut dh = DefaultResolver.resolve_dh(&DHChoice::Curve25519)?;
-        dh.set(&private_key[..]);
-        let mut secret = Zeroizing::new([0; 32]);
-        dh.dh(&public_key, &mut secret[..]).ok()?;
+        if public_key == [0; 32] {
+            return None;
+        }
+        let secret = shared(private_key, &public_key)?;
         let (low, high) = if us < peer { (us, peer) } else { (peer, us) };
         let mut prologue = b"sidepath handshake v1".to_vec();
         prologue.extend_from_slice(&(group.len() as u64).to_le_bytes());
         prologue.extend_from_slice(group);
         prologue.extend_from_slice(&[low.get(), high.get()]);
-        let mut hello_secret = Zeroizing::new(secret.to_vec());
-        hello_secret.extend_from_slice(&prologue);
+        // Room for all of it beforehand: a vector that grows leaves its old bytes behind.
+        let mut code_secret = Zeroizing::new(Vec::with_capacity(secret.len() + prologue.len()));
+        code_secret.extend_from_slice(&secret[..]);
+        code_secret.extend_from_slice(&prologue);
         Some(Self {
             us,
             peer,
             epoch,
-            private_key: private_key.clone(),
+            private_key: Box::new(private_key.clone()),
             public_key,
-            hello_key: hmac::Key::new(hmac::HMAC_SHA256, &hello_secret),
+            code_key: hmac::Key::new(hmac::HMAC_SHA256, &code_secret),
             prologue,
             plaintext,
             peer_epoch: 0,
             pending: None,
             answered: None,
+            sent_at: None,
             retry_at: Time::ZERO,
             retry_step: RETRY_FIRST,
         })
@@ -200,6 +214,7 @@ impl Agreement {
         if now < self.retry_at {
             return None;
         }
+        self.sent_at = Some(now);
         self.retry_at = now + self.retry_step;
         self.retry_step = (self.retry_step * 2).min(RETRY_MAX);
         if !self.initiates() {
@@ -214,28 +229,29 @@ impl Agreement {
     /// Asks for keys at once and from the start, because the peer seems to have none.
     pub fn restart(&mut self, now: Time) {
         if self.pending.is_none() {
-            self.retry_at = self.retry_at.min(now);
+            let soonest = self.sent_at.map_or(now, |at| now.max(at + RETRY_FIRST));
+            self.retry_at = self.retry_at.min(soonest);
             self.retry_step = RETRY_FIRST;
         }
     }
 
     fn hello(&self) -> Bytes {
-        let tag = hmac::sign(&self.hello_key, &self.hello_signed(self.us, self.epoch));
-        let code = &tag.as_ref()[..hello::CODE];
-        self.message(0, &Handshake::Hello { code })
+        self.message(0, Kind::Hello, &[])
     }
 
-    fn hello_signed(&self, from: NodeId, epoch: u64) -> [u8; 14] {
-        let mut signed = *b"hello\0\0\0\0\0\0\0\0\0";
-        signed[5] = from.get();
-        signed[6..].copy_from_slice(&epoch.to_le_bytes());
-        signed
+    /// The code of a message whose header and body are these; the place of the code is left out.
+    fn code(&self, header: &[u8], kind: Kind, content: &[u8]) -> [u8; CODE] {
+        let mut context = hmac::Context::with_key(&self.code_key);
+        context.update(header);
+        context.update(&[kind as u8]);
+        context.update(content);
+        let mut code = [0; CODE];
+        code.copy_from_slice(&context.sign().as_ref()[..CODE]);
+        code
     }
 
-    fn message(&self, generation: u32, handshake: &Handshake<'_>) -> Bytes {
-        let content = handshake.content();
-        let mut bytes = vec![0; HEADER];
-        bytes.push(handshake.kind());
+    fn message(&self, generation: u32, kind: Kind, content: &[u8]) -> Bytes {
+        let mut bytes = vec![0; HEADER + CONTENT];
         bytes.extend_from_slice(content);
         Header {
             channel: Channel::Handshake,
@@ -243,18 +259,35 @@ impl Agreement {
             to: self.peer.get(),
             generation,
             number: self.epoch,
-            length: u32::try_from(content.len() + 1).unwrap_or(u32::MAX),
+            length: u32::try_from(CONTENT + content.len()).unwrap_or(u32::MAX),
         }
         .write(&mut bytes);
+        let code = self.code(&bytes[..HEADER], kind, content);
+        bytes[HEADER] = kind as u8;
+        bytes[HEADER + 1..HEADER + CONTENT].copy_from_slice(&code);
         bytes.into()
     }
 
     fn noise(&self, initiator: bool, world: &mut dyn World) -> Option<HandshakeState> {
-        let params: NoiseParams = PATTERN.parse().ok()?;
         let mut seed = Zeroizing::new([0; 32]);
         world.random(&mut seed[..]);
-        let builder = Builder::with_resolver(params, Box::new(Dice { seed }))
-            .local_private_key(&self.private_key[..])
+        self.state(initiator, &self.private_key, seed)
+    }
+
+    /// A handshake that knows nothing, to overwrite one that did.
+    fn blank(&self) -> Option<HandshakeState> {
+        self.state(true, &[1; 32], Zeroizing::new([0; 32]))
+    }
+
+    fn state(
+        &self,
+        initiator: bool,
+        private_key: &[u8; 32],
+        seed: Zeroizing<[u8; 32]>,
+    ) -> Option<HandshakeState> {
+        let params: NoiseParams = PATTERN.parse().ok()?;
+        let builder = Builder::with_resolver(params, Box::new(Primitives { seed }))
+            .local_private_key(private_key)
             .and_then(|b| b.remote_public_key(&self.public_key))
             .and_then(|b| b.prologue(&self.prologue))
             .ok()?;
@@ -273,8 +306,9 @@ impl Agreement {
         payload[12..20].copy_from_slice(&now.micros().to_le_bytes());
         payload[20] = crate::wire::VERSION;
         let mut out = [0; 256];
-        let Ok(length) = noise.write_message(&payload, &mut out) else { return };
-        let message = self.message(generation, &Handshake::Init { noise: &out[..length] });
+        out[..CLOCK].copy_from_slice(&now.micros().to_le_bytes());
+        let Ok(length) = noise.write_message(&payload, &mut out[CLOCK..]) else { return };
+        let message = self.message(generation, Kind::Init, &out[..CLOCK + length]);
         self.pending = Some(Pending { noise: Box::new(noise), generation, message, started: now });
     }
 
@@ -287,30 +321,25 @@ impl Agreement {
         handshake: Handshake<'_>,
         world: &mut dyn World,
     ) -> Result<(Option<Agreed>, Option<Bytes>), HandshakeRefused> {
-        match handshake {
-            Handshake::Hello { code } => self.on_hello(now, header, code).map(|()| (None, None)),
-            Handshake::Init { noise } => self.on_init(header, noise, world),
-            Handshake::Response { noise } => {
-                self.on_response(now, header, noise).map(|k| (k, None))
-            }
-        }
-    }
-
-    fn on_hello(
-        &mut self,
-        now: Time,
-        header: &Header,
-        code: &[u8],
-    ) -> Result<(), HandshakeRefused> {
-        if !self.initiates() {
-            return Err(HandshakeRefused::Malformed);
-        }
-        let tag = hmac::sign(&self.hello_key, &self.hello_signed(self.peer, header.number));
-        if !constant_time_eq(&tag.as_ref()[..hello::CODE], code) {
+        let mut clear = [0; HEADER];
+        header.write(&mut clear);
+        let Handshake { kind, code, content } = handshake;
+        if !constant_time_eq(&self.code(&clear, kind, content), code) {
             return Err(HandshakeRefused::Forged);
         }
         if header.number < self.peer_epoch {
             return Err(HandshakeRefused::OldIncarnation);
+        }
+        match kind {
+            Kind::Hello => self.on_hello(now).map(|()| (None, None)),
+            Kind::Init => self.on_init(header, content, world),
+            Kind::Response => self.on_response(now, header, content).map(|k| (k, None)),
+        }
+    }
+
+    fn on_hello(&mut self, now: Time) -> Result<(), HandshakeRefused> {
+        if !self.initiates() {
+            return Err(HandshakeRefused::Malformed);
         }
         self.restart(now);
         Ok(())
@@ -330,23 +359,25 @@ impl Agreement {
         {
             return Ok((None, Some(answered.response.clone())));
         }
-        let mut noise = self.noise(false, world).ok_or(HandshakeRefused::Forged)?;
+        let (clock, noise_message) =
+            message.split_first_chunk().ok_or(HandshakeRefused::Malformed)?;
+        let time = u64::from_le_bytes(*clock);
+        if self.answered.as_ref().is_some_and(|a| (header.number, time) <= (a.epoch, a.time)) {
+            return Err(HandshakeRefused::Replayed);
+        }
+        let mut noise = Box::new(self.noise(false, world).ok_or(HandshakeRefused::Forged)?);
         let mut payload = [0; 128];
-        let length =
-            noise.read_message(message, &mut payload).map_err(|_| HandshakeRefused::Forged)?;
+        let length = noise
+            .read_message(noise_message, &mut payload)
+            .map_err(|_| HandshakeRefused::Forged)?;
         if length != INIT_PAYLOAD || payload[20] != crate::wire::VERSION {
             return Err(HandshakeRefused::Malformed);
         }
         let generation = u32_at(&payload, 0);
-        let (epoch, time) = (u64_at(&payload, 4), u64_at(&payload, 12));
-        if generation != header.generation || epoch != header.number {
+        let epoch = u64_at(&payload, 4);
+        let clear = (header.generation, header.number, time);
+        if (generation, epoch, u64_at(&payload, 12)) != clear {
             return Err(HandshakeRefused::Forged);
-        }
-        if epoch < self.peer_epoch {
-            return Err(HandshakeRefused::OldIncarnation);
-        }
-        if self.answered.as_ref().is_some_and(|a| (epoch, time) <= (a.epoch, a.time)) {
-            return Err(HandshakeRefused::Replayed);
         }
         let mut answer = [0; RESPONSE_PAYLOAD];
         answer[..8].copy_from_slice(&self.epoch.to_le_bytes());
@@ -354,14 +385,16 @@ impl Agreement {
         let mut out = [0; 256];
         let length =
             noise.write_message(&answer, &mut out).map_err(|_| HandshakeRefused::Forged)?;
-        let response = self.message(generation, &Handshake::Response { noise: &out[..length] });
+        let response = self.message(generation, Kind::Response, &out[..length]);
         self.answered = Some(Answered {
             epoch,
             time,
             init: Bytes::copy_from_slice(message),
             response: response.clone(),
         });
-        Ok((Some(self.agreed(&mut noise, generation, epoch, false)), Some(response)))
+        let keys = self.agreed(&mut noise, generation, epoch, false);
+        bury(&mut noise, self.blank());
+        Ok((Some(keys), Some(response)))
     }
 
     fn on_response(
@@ -381,8 +414,8 @@ impl Agreement {
             return Err(HandshakeRefused::Replayed);
         };
         let Ok(length) = read else {
-            // A failed read leaves snow's state unusable: the forger made us start over, which
-            // costs one exchange, and only somebody on the path can do it.
+            // A failed read leaves snow's state unusable. Only the peer itself gets that far,
+            // because of the code: it made us start over, which costs one exchange.
             self.retry_at = self.retry_at.min(now + RETRY_FIRST);
             return Err(HandshakeRefused::Forged);
         };
@@ -394,7 +427,9 @@ impl Agreement {
             return Err(HandshakeRefused::OldIncarnation);
         }
         self.confirm(epoch);
-        Ok(Some(self.agreed(&mut pending.noise, pending.generation, epoch, true)))
+        let keys = self.agreed(&mut pending.noise, pending.generation, epoch, true);
+        bury(&mut pending.noise, self.blank());
+        Ok(Some(keys))
     }
 
     /// The peer proved this incarnation: older ones are refused from now on.
@@ -430,42 +465,4 @@ impl Agreement {
 
 fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()
-}
-
-/// `snow`'s default primitives with randomness from the [`World`].
-struct Dice {
-    seed: Zeroizing<[u8; 32]>,
-}
-
-impl CryptoResolver for Dice {
-    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        Some(Box::new(Once { bytes: self.seed.clone(), used: 0 }))
-    }
-
-    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        DefaultResolver.resolve_dh(choice)
-    }
-
-    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        DefaultResolver.resolve_hash(choice)
-    }
-
-    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        DefaultResolver.resolve_cipher(choice)
-    }
-}
-
-/// Thirty-two random bytes, for the one ephemeral key of a handshake; a second draw fails.
-struct Once {
-    bytes: Zeroizing<[u8; 32]>,
-    used: usize,
-}
-
-impl Random for Once {
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), snow::Error> {
-        let drawn = self.bytes.get(self.used..self.used + out.len()).ok_or(snow::Error::Rng)?;
-        out.copy_from_slice(drawn);
-        self.used += out.len();
-        Ok(())
-    }
 }

@@ -114,11 +114,10 @@ impl Keyring {
     }
 
     /// Forgets the keys before the current ones when those are older than `life`, the longest time
-    /// a frame lives.
-    pub fn retire(&mut self, now: Time, life: Duration) {
-        if self.current.as_ref().is_some_and(|h| now.since(h.since) > life) {
-            self.previous = None;
-        }
+    /// a frame lives. True when there were some.
+    pub fn retire(&mut self, now: Time, life: Duration) -> bool {
+        self.current.as_ref().is_some_and(|h| now.since(h.since) > life)
+            && self.previous.take().is_some()
     }
 
     /// Forgets everything: the peer is gone.

@@ -6,6 +6,7 @@
 mod agreement;
 mod key;
 mod keyring;
+mod primitives;
 
 pub use agreement::{Agreed, Agreement, HandshakeRefused};
 pub use key::{FrameKey, Sealed};
