@@ -12,6 +12,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     time::Duration,
 };
 
@@ -88,12 +89,22 @@ pub(crate) struct Receiver {
     ack_at: Time,
 }
 
-#[derive(Debug)]
 struct Held {
     packet: Bytes,
     predecessor: u64,
     deadline: Time,
     expires: Time,
+}
+
+/// Without what the packet says: a node may be shown in a log or a bug report.
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held")
+            .field("bytes", &self.packet.len())
+            .field("predecessor", &self.predecessor)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Receiver {

@@ -4,12 +4,11 @@
 //! never evicted for another. (Not to be confused with the *outbox* of a volume, which holds
 //! sealed frames of one batch.)
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, fmt, time::Duration};
 
 use crate::{Time, packet::Class};
 
 /// A packet that waits.
-#[derive(Debug)]
 pub(crate) struct Queued {
     /// Room for a frame's header and prefix, then the packet (with its `virtio_net_hdr` in front
     /// when `is_super`).
@@ -20,6 +19,19 @@ pub(crate) struct Queued {
     pub(crate) class: Class,
     pub(crate) flow: u64,
     pub(crate) accepted_at: Time,
+}
+
+/// Without what the packet says: a node may be shown in a log or a bug report.
+impl fmt::Debug for Queued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queued")
+            .field("bytes", &self.frame.len())
+            .field("packets", &self.packets)
+            .field("class", &self.class)
+            .field("flow", &self.flow)
+            .field("accepted_at", &self.accepted_at)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The queues of one peer.
