@@ -1,0 +1,39 @@
+//! Frames in a TCP stream.
+
+use super::{
+    framing::{FRAME_BYTES_MAX, Framer},
+    meter::bounded,
+};
+
+/// A stream is cut into the same frames, and refused at the same place, however it was chopped.
+/// The first two bytes say into which pieces.
+pub(crate) fn stream(data: &[u8]) {
+    let Some((pieces, bytes)) = data.split_first_chunk::<2>() else { return };
+    let whole = framed(bytes, bytes.len().max(1));
+    assert!(whole.0.iter().map(|f| f.len() + 4).sum::<usize>() <= bytes.len());
+    let mut joined = Vec::new();
+    for frame in &whole.0 {
+        assert!(frame.len() <= FRAME_BYTES_MAX);
+        joined.extend_from_slice(&u32::try_from(frame.len()).expect("short").to_be_bytes());
+        joined.extend_from_slice(frame);
+    }
+    assert!(bytes.starts_with(&joined), "frames are what lay in the stream");
+    for piece in [usize::from(pieces[0]) + 1, usize::from(pieces[1]) * 256 + 1] {
+        assert_eq!(framed(bytes, piece), whole, "pieces of {piece}");
+    }
+}
+
+fn framed(bytes: &[u8], piece: usize) -> (Vec<Vec<u8>>, bool) {
+    let mut framer = Framer::default();
+    let mut frames = Vec::new();
+    for part in bytes.chunks(piece) {
+        let mut cut = Vec::new();
+        let pushed =
+            bounded(bytes, 4096, 16, || framer.push(part, &mut |frame| cut.push(frame.to_vec())));
+        frames.extend(cut);
+        if pushed.is_err() {
+            return (frames, true);
+        }
+    }
+    (frames, false)
+}
