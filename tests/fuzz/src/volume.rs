@@ -27,15 +27,15 @@ const BLOCK_CRC_AT: usize = 4092;
 fn crc32(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
-        let mut at = 0;
+        let (mut at, mut first) = (0, 0_u32);
         while at < 256 {
-            let (mut crc, mut bit) = (at as u32, 0);
+            let (mut crc, mut bit) = (first, 0);
             while bit < 8 {
                 crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
                 bit += 1;
             }
             table[at] = crc;
-            at += 1;
+            (at, first) = (at + 1, first + 1);
         }
         table
     };
