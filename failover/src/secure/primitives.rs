@@ -22,7 +22,7 @@ use zeroize::{Zeroize, Zeroizing};
 /// gives everybody the same (RFC 7748, section 6.1).
 pub(super) fn shared(private: &[u8; 32], public: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
     let private = PrivateKey::from_private_key(&X25519, private).ok()?;
-    agree(&private, &UnparsedPublicKey::new(&X25519, public), (), |secret| {
+    agree(&private, UnparsedPublicKey::new(&X25519, public), (), |secret| {
         let mut out = Zeroizing::new([0; 32]);
         if secret.len() != out.len() || secret.iter().all(|byte| *byte == 0) {
             return Err(());
