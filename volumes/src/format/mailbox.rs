@@ -12,6 +12,7 @@
 
 use super::bytes::{array16_at, len_u32, put, put_u32, put_u64, u32_at, u64_at};
 use super::superblock::Uuid;
+use super::table::COUNTER_END;
 use super::{HEADER_BYTES, crc32};
 use crate::buffer::AlignedBuf;
 use bytes::Bytes;
@@ -59,6 +60,9 @@ pub fn decode(b: &Bytes, (uuid, from, to): (Uuid, u8, u8)) -> Option<Message> {
     if array16_at(b, 8) != uuid.0 || (b[6], b[7]) != (from, to) {
         return None;
     }
+    if !(1..COUNTER_END).contains(&u64_at(b, 32)) {
+        return None;
+    }
     let end = HEADER_BYTES.checked_add(u32_at(b, 48) as usize).filter(|&e| e <= b.len())?;
     let body = b.slice(HEADER_BYTES..end);
     (crc32(&body) == u32_at(b, 56)).then(|| Message {
@@ -82,6 +86,16 @@ mod tests {
         let m = decode(&b, lane).unwrap();
         assert_eq!((m.epoch, m.counter, &m.body[..]), (7, 5, &b"hi"[..]));
         assert_eq!(decode(&b, (lane.0, 2, 1)), None);
+        for (counter, passes) in [
+            (0, false),
+            (1, true),
+            (COUNTER_END - 1, true),
+            (COUNTER_END, false),
+            (u64::MAX, false),
+        ] {
+            let b = encode(Pool::new().take_len(4096), lane, (7, counter), b"hi");
+            assert_eq!(decode(&b, lane).is_some(), passes, "{counter}");
+        }
         for at in (0..4).chain(6..40).chain([65]) {
             let mut bad = b.to_vec();
             bad[at] ^= 0x10;
