@@ -8,4 +8,6 @@ pub mod ring;
 pub mod send;
 
 #[cfg(test)]
+mod reader_tests;
+#[cfg(test)]
 mod tests;

@@ -1,0 +1,443 @@
+//! The Reader alone, step by step: where it looks, how much it reads, how long it sleeps.
+
+use super::receive::{DEADLINE, Mode, Reader, ReaderOptions};
+use crate::buffer::Pool;
+use crate::event::{Fact, IoFault, IoFaultKind, Micros, Op, Ring, Step};
+use crate::format::mailbox;
+use crate::format::record::{Address, Draft, wrap};
+use crate::format::superblock::{Superblock, tests::sample};
+use crate::format::table::{Cell, Entry, Head, Table};
+use bytes::Bytes;
+
+const EPOCH: u64 = 9 << 16;
+
+struct Bench {
+    volume: Superblock,
+    reader: Reader,
+    now: Micros,
+}
+
+/// What a step looks at.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// Ring, place, blocks.
+    At(Ring, u64, usize),
+    Letter,
+    Sleep(Micros),
+    Idle,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let volume = sample(&[1, 2]);
+        let reader = Reader::new(ReaderOptions { node: 2, superblock: volume.clone() }).unwrap();
+        Self { volume, reader, now: 1_000_000 }
+    }
+
+    fn table(&mut self, epoch: u64, beat: u64, heads: [Head; 2], letters: u64) {
+        let mut cells = vec![Cell::default(); 2];
+        (cells[1].heads, cells[1].mailbox) = (heads, letters);
+        let entry = Entry {
+            node: 1,
+            goodbye: false,
+            generation: 3,
+            epoch,
+            nonce: 1,
+            beat,
+            interval_us: 1000,
+            wall_unix_us: 0,
+            cells,
+        };
+        let entries = vec![Some(entry), None];
+        let table = Table { entries, valid: 1, blank: 3, damaged: 0 };
+        self.reader.table_update(self.now, &table);
+    }
+
+    /// Attached in the middle of nothing: both rings at their start.
+    fn at_start() -> Self {
+        let mut b = Self::new();
+        b.table(EPOCH, 1, [Head::START; 2], 0);
+        b
+    }
+
+    fn look(&mut self) -> Look {
+        match self.reader.step(self.now) {
+            Step::Do(Op::Read { offset, len }) => {
+                let g = &self.volume.geometry;
+                for ring in Ring::BOTH {
+                    let base = g.ring_offset(1, 2, ring).unwrap();
+                    let end = base + u64::from(g.ring_blocks(ring)) * 4096;
+                    if (base..end).contains(&offset) {
+                        assert!(offset + len as u64 <= end, "never beyond its ring");
+                        return Look::At(ring, (offset - base) / 4096, len / 4096);
+                    }
+                }
+                assert_eq!(offset, g.mailbox_offset(1, 2).unwrap());
+                Look::Letter
+            }
+            Step::WaitUntil(at) => Look::Sleep(at.saturating_sub(self.now)),
+            Step::Idle => Look::Idle,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn answer(&mut self, bytes: Bytes) -> Vec<Fact> {
+        self.reader.complete(self.now, Ok(bytes));
+        self.reader.drain_facts().collect()
+    }
+
+    fn fails(&mut self) -> Vec<Fact> {
+        self.reader.complete(self.now, Err(IoFault::new(IoFaultKind::Eio, "no")));
+        self.reader.drain_facts().collect()
+    }
+
+    fn nothing(&mut self) -> Vec<Fact> {
+        self.answer(Bytes::from(vec![0; 64 << 10]))
+    }
+
+    fn record(&self, ring: Ring, number: u64, place: u32, len: usize) -> Bytes {
+        let address = Address { uuid: self.volume.uuid, from: 1, to: 2, ring };
+        let mut d = Draft::new(Pool::new().take(4096));
+        d.push(&vec![7; len]);
+        d.seal(&address, EPOCH, number, place, 4096).1
+    }
+
+    /// Looks until the next sleep, finding nothing; returns what was looked at, and the sleep.
+    fn round(&mut self) -> (Vec<Look>, Micros) {
+        let mut seen = Vec::new();
+        loop {
+            match self.look() {
+                Look::Sleep(us) => return (seen, us),
+                Look::Idle => panic!("idle with a lane to read"),
+                look => seen.push(look),
+            }
+            self.nothing();
+            assert!(seen.len() < 50, "it never sleeps: {seen:?}");
+        }
+    }
+
+    fn sleep_through(&mut self, us: Micros) {
+        self.now += us;
+    }
+}
+
+fn head(number: u64, place: u32) -> Head {
+    Head { number, place }
+}
+
+#[test]
+fn without_a_lane_there_is_nothing_to_do() {
+    let mut b = Bench::new();
+    assert_eq!(b.look(), Look::Idle);
+    b.table(EPOCH, 1, [Head::START; 2], 0);
+    assert!(matches!(b.look(), Look::Letter | Look::At(Ring::Express, 0, 1)));
+}
+
+#[test]
+fn naps_grow_from_50_us_to_2_ms_and_a_wake_ends_them() {
+    let mut b = Bench::at_start();
+    b.round();
+    // A record: for a millisecond the reader spins, for twenty it naps 50 us.
+    b.sleep_through(10_000);
+    b.reader.wake(b.now);
+    while b.look() != Look::At(Ring::Express, 0, 1) {
+        b.nothing();
+    }
+    let facts = b.answer(b.record(Ring::Express, 1, 0, 100));
+    assert!(
+        matches!(facts[..], [Fact::Frames { number: 1, .. }, Fact::Cursor { .. }]),
+        "{facts:?}"
+    );
+    let read_at = b.now;
+    let mut naps = Vec::new();
+    for _ in 0..2000 {
+        match b.look() {
+            Look::Sleep(us) => {
+                if us > 0 {
+                    naps.push((b.now - read_at, us));
+                }
+                b.sleep_through(us.max(1));
+            }
+            _ => {
+                b.sleep_through(10);
+                b.nothing();
+            }
+        }
+    }
+    assert!(naps[0].0 >= 1_000, "it spins for a millisecond: {:?}", naps[0]);
+    assert!(naps[0].0 < 1_200, "and no longer: {:?}", naps[0]);
+    for &(at, us) in &naps {
+        assert!(us <= 2_000, "{us}");
+        if at < 19_900 {
+            assert!(us <= 50, "{us} at {at}");
+        }
+    }
+    let long: Vec<_> = naps.iter().filter(|n| n.0 > 60_000).collect();
+    assert!(!long.is_empty() && long.iter().all(|n| n.1 > 1_500), "{long:?}");
+    let (_, us) = b.round();
+    assert!(us > 1_000);
+    b.sleep_through(10);
+    b.reader.wake(b.now);
+    assert!(!matches!(b.look(), Look::Sleep(_)), "woken");
+}
+
+#[test]
+fn in_standby_it_looks_once_per_interval() {
+    let mut b = Bench::at_start();
+    b.reader.set_mode(b.now, Mode::Standby { interval: 100_000 });
+    let (looks, us) = b.round();
+    assert_eq!(looks, [Look::At(Ring::Express, 0, 1), Look::At(Ring::Data, 0, 1)]);
+    assert_eq!(us, 100_000);
+    b.sleep_through(us - 1);
+    assert_eq!(b.look(), Look::Sleep(1));
+    b.sleep_through(1);
+    assert!(matches!(b.look(), Look::At(Ring::Express, 0, 1)));
+}
+
+#[test]
+fn a_poll_is_as_long_as_the_last_record_and_never_beyond_the_ring() {
+    let mut b = Bench::new();
+    // Starts where the first table says: five blocks before the end of the data ring.
+    b.table(EPOCH, 1, [Head::START, head(20, 59)], 0);
+    b.reader.set_mode(b.now, Mode::Standby { interval: 1000 });
+    let next = |b: &mut Bench| {
+        loop {
+            match b.look() {
+                Look::At(Ring::Data, place, blocks) => return (place, blocks),
+                Look::Sleep(us) => b.sleep_through(us),
+                _ => drop(b.nothing()),
+            }
+        }
+    };
+    assert_eq!(next(&mut b), (59, 1));
+    // Three blocks: the header says so, the rest is read at once.
+    let record = b.record(Ring::Data, 20, 59, 10_000);
+    assert!(b.answer(record.slice(..4096)).is_empty());
+    assert_eq!(b.look(), Look::At(Ring::Data, 59, 3));
+    assert_eq!(b.answer(record).len(), 2);
+    assert_eq!(next(&mut b), (62, 2), "three as last time, but the ring ends");
+    let address = Address { uuid: b.volume.uuid, from: 1, to: 2, ring: Ring::Data };
+    let (_, end) = wrap(Pool::new().take_len(4096), &address, EPOCH, 21, 62, 2);
+    let facts = b.answer(end);
+    assert!(matches!(facts[..], [Fact::Cursor { number: 21, .. }]), "{facts:?}");
+    assert_eq!(next(&mut b).0, 0);
+    let c = b.reader.counters();
+    assert_eq!((c.records, c.bytes), (1, 64 + 4 + 10_000), "a wrap is no record");
+}
+
+#[test]
+fn idle_polls_shrink_to_64_kib() {
+    let mut b = Bench::at_start();
+    b.reader.set_mode(b.now, Mode::Standby { interval: 2_000 });
+    let mut place = 0;
+    let mut data = |b: &mut Bench, answer: Option<Bytes>| {
+        loop {
+            match b.look() {
+                Look::At(Ring::Data, at, blocks) => {
+                    place = at;
+                    match answer {
+                        Some(bytes) => drop(b.answer(bytes)),
+                        None => drop(b.nothing()),
+                    }
+                    return blocks;
+                }
+                Look::Sleep(us) => b.sleep_through(us),
+                _ => drop(b.nothing()),
+            }
+        }
+    };
+    let large = b.record(Ring::Data, 1, 0, 30 * 4096);
+    data(&mut b, Some(large.slice(..4096)));
+    assert_eq!(data(&mut b, Some(large)), 31);
+    b.sleep_through(5_000);
+    assert_eq!([0; 4].map(|_| data(&mut b, None)), [31, 16, 16, 16]);
+    assert_eq!(place, 31);
+}
+
+#[test]
+fn while_small_records_flow_a_silent_ring_is_looked_at_every_fourth_time() {
+    let mut b = Bench::at_start();
+    b.round();
+    let (mut express, mut data) = (0, 0);
+    let (mut number, mut place) = (1, 0);
+    b.reader.wake(b.now);
+    for _ in 0..400 {
+        match b.look() {
+            Look::At(Ring::Express, ..) => {
+                express += 1;
+                b.answer(b.record(Ring::Express, number, place, 100));
+                number += 1;
+                place = (place + 1) % 48;
+            }
+            Look::At(Ring::Data, ..) => {
+                data += 1;
+                b.nothing();
+            }
+            Look::Letter => panic!("no unannounced looks while records flow"),
+            Look::Sleep(us) => b.sleep_through(us.max(1)),
+            Look::Idle => unreachable!(),
+        }
+        b.sleep_through(20);
+    }
+    let ratio = f64::from(express) / f64::from(data);
+    assert!((3.0..5.0).contains(&ratio), "{express} : {data}");
+    // Behind on the silent ring: every round.
+    b.table(EPOCH, 2, [Head::START, head(2, 1)], 0);
+    assert!((0..3).any(|_| {
+        let look = b.look();
+        if let Look::At(Ring::Express, ..) = look {
+            b.answer(b.record(Ring::Express, number, place, 100));
+            number += 1;
+            place = (place + 1) % 48;
+        }
+        matches!(look, Look::At(Ring::Data, 0, _))
+    }));
+}
+
+#[test]
+fn an_announced_record_that_is_not_there_is_missing_after_the_deadline() {
+    let mut b = Bench::at_start();
+    b.reader.set_mode(b.now, Mode::Standby { interval: 1_000_000 });
+    b.round();
+    let began = b.now;
+    b.table(EPOCH, 2, [head(4, 7), Head::START], 0);
+    let mut facts = Vec::new();
+    while facts.is_empty() {
+        match b.look() {
+            Look::Sleep(us) => {
+                assert!(us <= 500 || b.now - began >= DEADLINE, "trouble is looked at often: {us}");
+                b.sleep_through(us.max(1));
+            }
+            _ => facts = b.nothing(),
+        }
+        assert!(b.now - began <= DEADLINE + 1_000);
+    }
+    assert!(b.now - began >= DEADLINE);
+    let want = "[Missing { from: 1, ring: Express, first: 1, last: 3 }, \
+                Cursor { from: 1, ring: Express, number: 3 }]";
+    assert_eq!(format!("{facts:?}"), want);
+    assert_eq!(b.reader.counters().missing, 3);
+    b.reader.wake(b.now);
+    let places: Vec<_> = b.round().0;
+    assert!(places.iter().any(|l| matches!(l, Look::At(Ring::Express, 7, _))), "{places:?}");
+}
+
+#[test]
+fn a_damaged_record_alone_is_missing_and_reading_goes_on_behind_it() {
+    let mut b = Bench::at_start();
+    b.reader.set_mode(b.now, Mode::Standby { interval: 1_000 });
+    let mut bad = b.record(Ring::Data, 1, 0, 9_000).to_vec();
+    bad[5_000] ^= 1;
+    let bad = Bytes::from(bad);
+    let began = b.now;
+    let (mut facts, mut corrupt_at) = (Vec::new(), None);
+    while !facts.iter().any(|f| matches!(f, Fact::Missing { .. })) {
+        match b.look() {
+            Look::At(Ring::Data, 0, _) => facts.extend(b.answer(bad.clone())),
+            Look::Sleep(us) => b.sleep_through(us.max(1)),
+            _ => drop(b.nothing()),
+        }
+        if corrupt_at.is_none() && facts.iter().any(|f| matches!(f, Fact::CorruptRecord { .. })) {
+            corrupt_at = Some(b.now - began);
+            // Only now the writer announces more.
+            b.table(EPOCH, 2, [Head::START, head(5, 9)], 0);
+        }
+        assert!(b.now - began < 10 * DEADLINE);
+    }
+    let corrupt_at = corrupt_at.unwrap();
+    assert!((DEADLINE..DEADLINE + 2_000).contains(&corrupt_at), "{corrupt_at}");
+    let told = facts.iter().filter(|f| matches!(f, Fact::CorruptRecord { number: 1, .. })).count();
+    assert_eq!(told, 1, "once");
+    assert!(facts.iter().any(|f| matches!(f, Fact::Missing { first: 1, last: 1, .. })));
+    b.reader.wake(b.now);
+    let looks = b.round().0;
+    assert!(looks.iter().any(|l| matches!(l, Look::At(Ring::Data, 3, _))), "{looks:?}");
+}
+
+#[test]
+fn errors_back_off_and_skip_nothing_while_the_table_is_not_read() {
+    let mut b = Bench::at_start();
+    b.reader.set_mode(b.now, Mode::Standby { interval: 1_000 });
+    b.table(EPOCH, 2, [Head::START, head(3, 2)], 0);
+    let mut looks = Vec::new();
+    let until = b.now + 4_000_000;
+    while b.now < until {
+        match b.look() {
+            Look::At(Ring::Data, 0, _) => {
+                looks.push(b.now);
+                let facts = b.fails();
+                assert!(matches!(facts[..], [Fact::ReadFailed { .. }]), "{facts:?}");
+            }
+            Look::Sleep(us) => b.sleep_through(us.max(1)),
+            _ => drop(b.nothing()),
+        }
+    }
+    let gaps: Vec<_> = looks.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(gaps[0] < 3_000 && gaps.iter().all(|&g| g <= 1_003_000), "{gaps:?}");
+    assert!(gaps.last().unwrap() >= &900_000, "{gaps:?}");
+    // The rest of the medium works: two tables later it is missing.
+    let mut missing = false;
+    for beat in 3..8 {
+        b.table(EPOCH, beat, [Head::START, head(3, 2)], 0);
+        b.sleep_through(1_100_000);
+        loop {
+            match b.look() {
+                Look::At(Ring::Data, 0, _) => {
+                    let facts = b.fails();
+                    missing |= facts.iter().any(|f| matches!(f, Fact::Missing { last: 2, .. }));
+                }
+                Look::Sleep(_) => break,
+                _ => drop(b.nothing()),
+            }
+        }
+    }
+    assert!(missing);
+}
+
+#[test]
+fn letters_are_read_once_and_a_damaged_one_is_given_up() {
+    let mut b = Bench::at_start();
+    b.reader.set_mode(b.now, Mode::Standby { interval: 1_000_000 });
+    b.round();
+    let lane = (b.volume.uuid, 1, 2);
+    let letter = |epoch, n| mailbox::encode(Pool::new().take_len(4096), lane, (epoch, n), b"hi");
+    b.table(EPOCH, 2, [Head::START; 2], 1);
+    assert_eq!(b.look(), Look::Letter, "before any ring");
+    assert!(matches!(b.answer(letter(EPOCH, 1))[..], [Fact::Mailbox { from: 1, .. }]));
+    assert!(!b.round().0.contains(&Look::Letter));
+    // Announced, but an older one stands there: looked at every 500 us for the deadline.
+    b.table(EPOCH, 3, [Head::START; 2], 2);
+    let began = b.now;
+    let mut looks = 0;
+    loop {
+        match b.look() {
+            Look::Letter => {
+                looks += 1;
+                assert!(b.answer(letter(EPOCH, 1)).is_empty());
+            }
+            Look::Sleep(us) if us > 500 => break,
+            Look::Sleep(us) => b.sleep_through(us.max(1)),
+            _ => drop(b.nothing()),
+        }
+    }
+    assert!((DEADLINE..DEADLINE + 1_000).contains(&(b.now - began)), "{}", b.now - began);
+    assert!((90..=110).contains(&looks), "{looks}");
+    // The next one is read although that one never was; an older announcement is no news.
+    b.table(EPOCH, 4, [Head::START; 2], 3);
+    assert_eq!(b.look(), Look::Letter);
+    assert_eq!(b.fails().len(), 1);
+    assert_eq!(b.round().1, DEADLINE, "a failed look is repeated after the deadline");
+    b.sleep_through(DEADLINE);
+    assert_eq!(b.look(), Look::Letter);
+    assert_eq!(b.answer(letter(EPOCH, 3)).len(), 1);
+    b.table(EPOCH, 5, [Head::START; 2], 2);
+    assert!(!b.round().0.contains(&Look::Letter));
+    // A letter under way when its writer starts anew is the old writer's.
+    b.table(EPOCH, 6, [Head::START; 2], 4);
+    assert_eq!(b.look(), Look::Letter);
+    b.table(EPOCH + 1, 7, [Head::START; 2], 0);
+    assert!(b.answer(letter(EPOCH, 4)).is_empty());
+    b.reader.set_mode(b.now, Mode::Active);
+    assert!(matches!(b.look(), Look::Letter), "an active reader looks unannounced");
+    assert!(b.answer(letter(EPOCH, 4)).is_empty(), "another epoch's");
+}
