@@ -9,7 +9,7 @@
 //! `cargo test` mutates 500 volumes; `SIDEPATH_MUTATIONS=10000 cargo test --test mutated_volumes
 //! -- --nocapture` as many as that. Refusals are printed by cause.
 
-#[allow(dead_code, reason = "the volumes' own tests use the rest of it")]
+#[allow(dead_code, unreachable_pub, reason = "the volumes' own tests use the rest of it")]
 #[path = "../volumes/tests/common/mutate.rs"]
 mod mutate;
 
@@ -129,7 +129,7 @@ fn packet(n: u64) -> Vec<u8> {
     packet.extend_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2, 0x10, 1, 0x10, 2, 0, 0, 0, 0]);
     packet.extend_from_slice(&n.to_le_bytes());
     let len = 60 + usize::try_from(n % 7).unwrap() * 90;
-    packet.extend((0..len).map(|i| (n as usize * 13 + i).to_le_bytes()[0]));
+    packet.extend((0..len).map(|i| (n.wrapping_mul(13) + i as u64).to_le_bytes()[0]));
     packet
 }
 

@@ -38,7 +38,7 @@ fn look(net: &Net) {
     for side in &net.sides {
         let mut said = format!("{:?} {:?} {:?}", side.status(net.now), side.events, side.pulse);
         // The whole node is long; now and then is enough.
-        if net.now.micros() % 5000 == 0 {
+        if net.now.micros().is_multiple_of(5000) {
             said.push_str(&format!("{:?}", side.node));
         }
         for marker in shown() {

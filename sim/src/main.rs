@@ -148,7 +148,7 @@ fn run_all(words: &Words) -> Sum {
                 sum.digest ^= outcome.digest.rotate_left(u32::try_from(seed % 64).unwrap_or(0));
                 if failed {
                     sum.failed.push(seed);
-                    shrinks = sum.failed.len() <= SHRUNK_MAX || words.keep_going;
+                    shrinks = sum.failed.len() <= SHRUNK_MAX;
                     if sum.failed.len() >= FAILURES_MAX && !words.keep_going {
                         next.store(end, Ordering::Relaxed);
                     }

@@ -190,13 +190,12 @@ impl Net {
         if wire.spike > 0 {
             fired.count(Fault::Spike);
         }
-        if wire.rate > 0 {
+        if let Some(takes) = (bytes.len() as u64 * 1_000_000).checked_div(wire.rate) {
             let waits = line.busy_until.saturating_sub(now);
             if waits > QUEUE {
                 fired.count(Fault::Collapse);
                 return;
             }
-            let takes = bytes.len() as u64 * 1_000_000 / wire.rate;
             line.busy_until = now + waits + takes;
             arrival += waits + takes;
         }

@@ -3,10 +3,7 @@
 //! Reuse of a nonce gives away the authentication key of AES-GCM (Joux 2006): the worst thing a
 //! restart, a roll-back or a renewal of keys could do. Everything that leaves a host passes here.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
-};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use failover::wire::{Channel, HEADER, Header, TAG};
 
@@ -37,9 +34,13 @@ impl Hasher for Product {
     }
 }
 
+/// A table that is looked up and never walked, so that its order does not matter.
+#[allow(clippy::disallowed_types, reason = "never iterated")]
+pub(crate) type Lookup<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<Product>>;
+
 /// Channel, ends, generation and number of every frame, and what was sealed with them.
 #[derive(Debug, Default)]
-pub(crate) struct Nonces(HashMap<u128, u64, BuildHasherDefault<Product>>);
+pub(crate) struct Nonces(Lookup<u128, u64>);
 
 impl Nonces {
     /// A frame leaves its host; `Err` tells of the second one under its number.

@@ -4,15 +4,17 @@
 //! a ring follow each other, or what is missing is named; and nothing is missing while storage
 //! tells no lies.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::BuildHasherDefault,
-};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use volumes::Ring;
 
-use crate::nonces::Product;
+use crate::nonces::Lookup;
+
+/// A machine's daemon: which machine, which incarnation.
+type Daemon = (u8, u32);
+/// A ring as one reader sees it: the reader, from, epoch, whether it is the data ring.
+type Lane = (Daemon, u8, u64, bool);
 
 /// Something a volume machine did.
 #[derive(Debug)]
@@ -28,13 +30,12 @@ pub(crate) struct Records {
     /// Greatest epoch a node ever wrote under.
     epochs: BTreeMap<u8, u64>,
     /// Which incarnation of a machine an epoch is: (node, epoch) to (machine, incarnation).
-    claims: BTreeMap<(u8, u64), (u8, u32)>,
+    claims: BTreeMap<(u8, u64), Daemon>,
     /// What was stored by whom, and its places in the order of storing: a frame may be stored again.
-    stored: HashMap<u64, ((u8, u32), Vec<u64>), BuildHasherDefault<Product>>,
+    stored: Lookup<u64, (Daemon, Vec<u64>)>,
     order: u64,
-    /// The last number read and the place of its last frame: (machine, incarnation), from, epoch,
-    /// ring.
-    read: BTreeMap<((u8, u32), u8, u64, bool), (u64, u64)>,
+    /// The last number read and the place of its last frame.
+    read: BTreeMap<Lane, (u64, u64)>,
 }
 
 fn mark(frame: &[u8]) -> u64 {
@@ -44,7 +45,7 @@ fn mark(frame: &[u8]) -> u64 {
 
 impl Records {
     /// A machine's daemon stores a frame.
-    pub(crate) fn stores(&mut self, by: (u8, u32), frame: &[u8]) {
+    pub(crate) fn stores(&mut self, by: Daemon, frame: &[u8]) {
         self.order += 1;
         let places = &mut self.stored.entry(mark(frame)).or_insert((by, Vec::new())).1;
         places.push(self.order);
@@ -53,7 +54,7 @@ impl Records {
     /// A volume machine of `by`, which goes by `node`, did something.
     pub(crate) fn did(
         &mut self,
-        by: (u8, u32),
+        by: Daemon,
         node: u8,
         did: &Did,
         may_miss: bool,
@@ -100,8 +101,8 @@ impl Records {
             Did::Missed { from, ring, last } => {
                 // The lane that is read now is the one with the greatest epoch.
                 let lane = (by, *from, u64::MAX, *ring == Ring::Data);
-                let lanes = self.read.range_mut((by, *from, 0, false)..=lane);
-                let lane = lanes.filter(|(k, _)| k.3 == (*ring == Ring::Data)).next_back();
+                let mut lanes = self.read.range_mut((by, *from, 0, false)..=lane);
+                let lane = lanes.rfind(|(k, _)| k.3 == (*ring == Ring::Data));
                 if let Some((_, read)) = lane {
                     read.0 = (*last).max(read.0);
                 }

@@ -29,7 +29,7 @@ pub(crate) struct Stranger {
 impl World {
     /// It listens on every wire.
     pub(crate) fn record(&mut self, from: u8, to: u8, frame: &Bytes) {
-        if self.stranger.every == 0 || self.events % 7 != 0 {
+        if self.stranger.every == 0 || !self.events.is_multiple_of(7) {
             return;
         }
         let heard = &mut self.stranger.heard;
@@ -64,7 +64,7 @@ impl World {
             self.rng.fill(&mut bytes);
             if let Some(first) = bytes.first_mut() {
                 // Of a version and channel there are.
-                *first = failover::wire::VERSION << 4 | *first % 5;
+                *first = (failover::wire::VERSION << 4) | (*first % 5);
             }
             self.fired.count(Fault::Garbage);
             let to = anybody(&mut self.rng);

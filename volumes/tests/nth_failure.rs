@@ -42,7 +42,7 @@ fn init(disk: &Disk, lasts: bool, what: &str) -> Superblock {
             Err(InitError::Io { .. }) => {
                 let bytes = disk.inner().snapshot();
                 let first = Superblock::decode(&bytes[..4096], Copy::First);
-                let last = SMALL_BYTES as usize;
+                let last = usize::try_from(SMALL_BYTES).unwrap();
                 let last = Superblock::decode(&bytes[last - 4096..last], Copy::Last);
                 if !lasts {
                     assert!(first.is_err() && last.is_err(), "{what}: a failed init left a volume");
@@ -61,7 +61,7 @@ fn init(disk: &Disk, lasts: bool, what: &str) -> Superblock {
             Err(InitError::IsAVolume { .. }) if lasts => {
                 let s = read_superblock(disk.inner(), label()).unwrap();
                 let bytes = disk.inner().snapshot();
-                let body = 4096..s.geometry.last_offset() as usize;
+                let body = 4096..usize::try_from(s.geometry.last_offset()).unwrap();
                 assert!(bytes[body].iter().all(|&b| b == 0), "{what}: half a volume");
                 return s;
             }

@@ -144,9 +144,9 @@ fn a_letter_is_read_before_the_next_look_at_the_table() {
     w.standby(2, 1_000_000);
     w.letter(1, 2, b"third").unwrap();
     w.run(60_000);
-    assert!(!w.node(2).judge.letters.iter().any(|l| l.1 == &b"third"[..]));
+    assert!(!w.node(2).judge.letters.iter().any(|l| l.1 == b"third"[..]));
     w.node(2).keeper.machine.beat_now();
     w.node(2).keeper.machine.set_interval(20_000);
     w.run(6_000_000);
-    assert_eq!(w.node(2).judge.letters.iter().filter(|l| l.1 == &b"third"[..]).count(), 1);
+    assert_eq!(w.node(2).judge.letters.iter().filter(|l| l.1 == b"third"[..]).count(), 1);
 }

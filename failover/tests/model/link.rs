@@ -294,7 +294,7 @@ impl Link {
             number,
             packet: self.tx.sealed,
             strict: self.route != Route::Network || self.tx.pointers[0] < number,
-            has_predecessor: number > 1 && number - 1 >= self.tx.base,
+            has_predecessor: number > 1 && number > self.tx.base,
             floor: self.tx.base,
         };
         self.tx.sealed += 1;

@@ -117,7 +117,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
     let write = |message| control::write(&message, Vec::new());
     vec![
         ("ack", write(Control::Ack(ack))),
-        ("pulse", write(Control::Pulse(beat().into()))),
+        ("pulse", write(Control::Pulse { beat: beat().into(), heard: Some((7, 8)) })),
         ("probe", write(Control::Probe { id: 7, padding: Padding(40) })),
         ("probe-reply", write(Control::ProbeReply { id: 7 })),
         ("ping", write(Control::Ping { id: u64::MAX, back_as_came: true })),

@@ -143,7 +143,7 @@ fn meet(doom: Option<Doom>, done: impl FnOnce() -> Result<(), IoFault>) -> Resul
     match doom {
         None | Some(Doom::Late) => done(),
         Some(Doom::Fails(kind)) => Err(injected(kind)),
-        Some(Doom::DoneButFails(kind)) => done().and(Err(injected(kind))),
+        Some(Doom::DoneButFails(kind)) => done().and_then(|_| Err(injected(kind))),
         Some(Doom::Torn(_)) => Err(injected(IoFaultKind::Eio)),
     }
 }
