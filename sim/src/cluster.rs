@@ -77,6 +77,10 @@ impl World {
             Action::RollBack => {
                 if !self.disk.is_alien() && self.disk.roll_back() {
                     self.fired.count(Fault::RolledBack);
+                    // Whoever lost its place in the table may not write until that is sure.
+                    for host in 1..=self.plan.hosts {
+                        self.truth.restart(now, host);
+                    }
                 }
             }
             Action::Overwrite { reinit } => {

@@ -178,7 +178,7 @@ impl Entry {
             let place = |r: Ring| c.heads[r.index()].place < g.ring_blocks(r);
             let number = |h: &Head| (1..COUNTER_END).contains(&h.number);
             Ring::BOTH.into_iter().all(place)
-                && c.heads.iter().all(number)
+                && (c.heads.iter().all(number) || c.heads == [Head::NONE; 2])
                 && c.cursors.iter().all(|&n| n < COUNTER_END)
                 && c.mailbox < COUNTER_END
         };
@@ -317,6 +317,7 @@ mod tests {
             let blocks = s.geometry.ring_blocks(ring);
             assert!(with(&|e| e.cells[1].heads[i].number = 1));
             assert!(!with(&|e| e.cells[1].heads[i].number = 0), "numbers begin at 1");
+            assert!(with(&|e| e.cells[1].heads = [Head::NONE; 2]), "or there are none");
             assert!(!with(&|e| e.cells[0].heads[i].number = end));
             assert!(with(&|e| e.cells[1].heads[i].place = blocks - 1));
             assert!(!with(&|e| e.cells[1].heads[i].place = blocks));
