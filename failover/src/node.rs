@@ -263,7 +263,7 @@ impl Node {
         &mut self,
         now: Time,
         peer: NodeId,
-        keys: crate::secure::Agreed,
+        keys: crate::peer::Agreed,
         world: &mut dyn World,
     ) {
         if let Some(peer) = self.peers.get_mut(&peer) {

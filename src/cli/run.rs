@@ -23,8 +23,7 @@ use crate::{
         socket::{self, Reload, ReloadOutcome, ReloadRefused, SocketError},
     },
     config::{self, Config, report::Report},
-    daemon::{Attachment, Daemon, StartError, request::Request},
-    sys,
+    daemon::{self, Attachment, Daemon, StartError, request::Request},
 };
 
 /// A reload that takes longer is stuck.
@@ -49,7 +48,7 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
         .map_err(|e| Failure::input(e).hint("for example: --log debug, or --log sidepath=trace"))?;
     warn_all(&warnings);
     // Before the key is read.
-    if let Err(e) = sys::secrets::keep_in_memory() {
+    if let Err(e) = daemon::keep_secrets() {
         warn!(error = %e, "a core dump of this process would hold its keys");
     }
     // Watched from here on: a stop that comes during the start must not be lost.

@@ -35,6 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use crate::sys::secrets::keep_in_memory as keep_secrets;
 pub use error::StartError;
 pub use events::RecentEvents;
 use request::Request;

@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 
+pub(crate) use crate::secure::Agreed;
 use crate::{
     Cut, Event, NodeId, Options, Output, Path, PeerOptions, Ring, Route, Time, Timing, World,
     beat::BeatOrder,
