@@ -22,7 +22,7 @@ use lab::faults::{Act, Cut, Deeds, Plan, Storage, Wanted, run};
 use lab::fuse::{Array, Rest, Stall};
 use lab::rng::Rng;
 use lab::transfer::Pair;
-use lab::{Lab, Medium, Meter, Needs, Story, Summary, wait_for};
+use lab::{Lab, Medium, Meter, Needs, Story, Summary};
 
 fn main() -> ExitCode {
     let story = |name, tell| Story {
@@ -130,7 +130,6 @@ struct Sums {
     excused: u64,
     reported: u64,
     overtaken: u64,
-    restarted_fenced: u64,
     back: Summary,
 }
 
@@ -155,8 +154,7 @@ fn one_round(
     let healed = Instant::now();
     meter.mark("the last repair");
     lab.disk().array().heal();
-    let fenced = restart_the_fenced(lab, &mut books, &mut meter);
-    sums.restarted_fenced += fenced;
+    // By itself, also after a roll-back: nobody is restarted.
     lab.await_network(BACK);
     sums.back.add(healed.elapsed().as_secs_f64() * 1e3);
     books.all_back(meter.mark("everything back"));
@@ -173,7 +171,7 @@ fn one_round(
         assert!(changed.is_empty(), "{}: {changed:?}", stream.name);
         let late = stream.reordered();
         sums.overtaken += late.len() as u64;
-        let stopped = plan.has(|act| matches!(act, Act::Kill(_) | Act::Stop(_))) || fenced > 0;
+        let stopped = plan.has(|act| matches!(act, Act::Kill(_) | Act::Stop(_)));
         assert!(late.is_empty() || stopped, "{}: out of order {}", stream.name, stream.tell(&late));
         sums.sent += stream.sent.len() as u64;
         sums.delivered += stream.arrivals.len() as u64;
@@ -183,37 +181,11 @@ fn one_round(
     sums.reported += reported as u64;
 }
 
-/// A daemon that says `fenced` names the cause and what to do; done, it must come back.
-fn restart_the_fenced(lab: &Lab, books: &mut Books, meter: &mut Meter) -> u64 {
-    let mut restarted = 0;
-    // A rollback is believed after three looks, at most a second apart, with back-off between.
-    let limit = Duration::from_secs(20);
-    for node in &lab.nodes {
-        let peer = 3 - node.id.min(2);
-        let (fenced, _) = wait_for(&format!("{}: storage up or fenced", node.name), limit, || {
-            let status = node.try_status()?;
-            let complaints = status.storage_complaints().join("; ");
-            if complaints.contains("fenced") {
-                return Ok(Some(complaints));
-            }
-            if status.storage(peer) == "up" { Ok(None) } else { Err(status.brief()) }
-        });
-        let Some(complaint) = fenced else { continue };
-        println!("    {} is fenced: {complaint}", node.name);
-        books.before_kill(lab, node.id, meter.mark("a restart, as the status advises"));
-        node.kill();
-        node.start();
-        restarted += 1;
-    }
-    restarted
-}
-
 fn table(deeds: &Deeds, sums: &Sums, took: Duration) {
     println!("  {:<28} {:>8}", "done", "times");
     for (what, count) in &deeds.count {
         println!("  {what:<28} {count:>8}");
     }
-    println!("  {:<28} {:>8}", "restarts of the fenced", sums.restarted_fenced);
     println!(
         "  {} rounds in {:.0} s: sent {}, delivered {}, lost with the killed {}, lost and reported \
          {}, overtaken across stops {}, twice 0, phantoms 0",

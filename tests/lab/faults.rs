@@ -202,6 +202,10 @@ impl Deeds {
     pub(crate) fn perform(&mut self, lab: &Lab, act: Act, rng: &mut Rng) {
         match act {
             Act::Kill(node) => {
+                // A killed process stays until the kernel lets go of its last operation, and keeps
+                // its socket and locks for so long: a successor is refused, rightly.
+                sys::signal(lab.node(node).pid(), libc::SIGKILL);
+                lab.disk().array().port(node).stall(Stall::Nothing);
                 lab.node(node).kill();
                 self.add("kill -9");
             }
