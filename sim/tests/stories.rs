@@ -40,6 +40,7 @@ stories! {
     blind_return "blind-return" 1..=6;
     blind_hold "blind-hold" 1..=6;
     congestion "congestion" 1..=2;
+    slow_network "slow-network" 1..=4;
     stranger "stranger" 1..=2;
     pieces "pieces" 1..=2;
     lost_writes "lost-writes" 1..=2;

@@ -318,7 +318,9 @@ impl Network {
         if planted(Bug::ForgetOneWay) {
             return judged;
         }
-        if judged.0 == Verdict::Up && self.stall > STALL_DOWN {
+        // Receipts of a slow path are late, not missing.
+        let stall_down = STALL_DOWN.max(self.stall_limit * 2);
+        if judged.0 == Verdict::Up && self.stall > stall_down {
             (Verdict::Down, Reason::DataStalls)
         } else if judged.0 == Verdict::Up && self.stall > self.stall_limit {
             (Verdict::Suspect, Reason::DataStalls)

@@ -235,6 +235,13 @@ impl Peer {
         self.tell(now, world);
     }
 
+    /// Since when the network has been good enough to come back to. One whose receipts return only
+    /// when an express packet's time to live is half over is not: storage does better.
+    fn proven_since(&self) -> Option<Time> {
+        let slow = self.network.rtt().is_some_and(|rtt| rtt > self.timing.express_ttl / 2);
+        self.recovery.proven_since().filter(|_| !slow)
+    }
+
     fn evidence(&self, now: Time) -> Evidence {
         let keyed = self.keyring.current().is_some();
         let network = self.network.outbound(now);
@@ -246,7 +253,7 @@ impl Peer {
             network_reason: network.1,
             storage: storage.0,
             storage_reason: storage.1,
-            proven_since: self.recovery.proven_since(),
+            proven_since: self.proven_since(),
             // Looked at only where it matters: it walks through everything kept.
             drained: matches!(self.path.state(), State::Returning { .. })
                 && self.outbox_empty
@@ -389,7 +396,7 @@ impl Peer {
 
     /// When something is due here by time alone.
     pub(crate) fn next(&self, now: Time) -> Time {
-        let proven = self.recovery.proven_since();
+        let proven = self.proven_since();
         let mut next = self
             .network
             .next(now)

@@ -31,6 +31,7 @@ pub mod reload;
 pub mod restart;
 pub mod rollback;
 pub mod shrinking_disk;
+pub mod slow_network;
 pub mod slow_reader;
 pub mod storage_stall;
 pub mod stranger;
@@ -76,6 +77,7 @@ pub const ALL: &[Story] = &[
     story("blind-return", &["S1", "N3"], blind_return::plan),
     story("blind-hold", &["S1", "N3"], blind_hold::plan),
     story("congestion", &["N6"], congestion::plan),
+    story("slow-network", &["N6"], slow_network::plan),
     story("stranger", &["N7"], stranger::plan),
     story("pieces", &["N7"], pieces::plan),
     story("lost-writes", &["S4"], lost_writes::plan),
