@@ -78,7 +78,7 @@ pub(crate) enum State {
     /// The network is down.
     Storage,
     /// Neither path is known to be good: both ways.
-    Doubtful,
+    Doubtful { since: Time },
     /// The network is good again: both ways until nothing depends on storage.
     Returning { since: Time },
     /// Nothing works; packets wait for as long as they live.
@@ -89,7 +89,7 @@ impl State {
     pub(crate) const fn route(self) -> Route {
         match self {
             Self::Network => Route::Network,
-            Self::Hedging { .. } | Self::Doubtful | Self::Returning { .. } => Route::Both,
+            Self::Hedging { .. } | Self::Doubtful { .. } | Self::Returning { .. } => Route::Both,
             Self::Storage => Route::Storage,
             Self::Isolated => Route::Isolated,
         }
@@ -175,7 +175,8 @@ impl Machine {
         let network = e.network == Verdict::Up;
         let storage = usable(e.storage);
         // Where to go from the network when that is down.
-        let away = if e.storage == Verdict::Up { State::Storage } else { State::Doubtful };
+        let doubtful = State::Doubtful { since: now };
+        let away = if e.storage == Verdict::Up { State::Storage } else { doubtful };
         let to = match self.state {
             State::Network if network || planted(Bug::NoFailover) => return None,
             State::Network if storage => match e.network {
@@ -200,14 +201,20 @@ impl Machine {
                 Some(since) if network && now.since(since) >= self.hold_now() => {
                     State::Returning { since: now }
                 }
-                _ if e.storage == Verdict::Suspect && usable(e.network) => State::Doubtful,
+                _ if e.storage == Verdict::Suspect && usable(e.network) => doubtful,
                 _ => return None,
             },
 
-            State::Doubtful if e.storage == Verdict::Up => State::Storage,
-            State::Doubtful if !storage && usable(e.network) => State::Network,
-            State::Doubtful if !storage => State::Isolated,
-            State::Doubtful => match e.proven_since {
+            // Doubt that comes and goes is one doubt, for a hold time.
+            State::Doubtful { since }
+                if e.storage == Verdict::Up
+                    && (now.since(since) >= self.hold || !usable(e.network)) =>
+            {
+                State::Storage
+            }
+            State::Doubtful { .. } if !storage && usable(e.network) => State::Network,
+            State::Doubtful { .. } if !storage => State::Isolated,
+            State::Doubtful { .. } => match e.proven_since {
                 Some(since) if network && now.since(since) >= self.hold_now() => {
                     State::Returning { since: now }
                 }
@@ -235,15 +242,15 @@ impl Machine {
             State::Network if matches!(from, State::Returning { .. }) => {
                 "network proven, storage drained".to_owned()
             }
-            State::Network if matches!(from, State::Storage | State::Doubtful) => {
+            State::Network if matches!(from, State::Storage | State::Doubtful { .. }) => {
                 format!("storage {}: {}", word(e.storage), e.storage_reason)
             }
             State::Network => "network up".to_owned(),
             State::Returning { .. } => "network good again, hold time over".to_owned(),
-            State::Storage if matches!(from, State::Isolated | State::Doubtful) => {
+            State::Storage if matches!(from, State::Isolated | State::Doubtful { .. }) => {
                 "storage up".to_owned()
             }
-            State::Isolated | State::Doubtful => format!(
+            State::Isolated | State::Doubtful { .. } => format!(
                 "network {}: {}; storage {}: {}",
                 word(e.network),
                 e.network_reason,
@@ -260,8 +267,8 @@ impl Machine {
         let gives_up =
             matches!(from, State::Network | State::Hedging { .. } | State::Returning { .. });
         self.gave_up |=
-            gives_up && matches!(to, State::Storage | State::Doubtful | State::Isolated);
-        if gives_up && matches!(to, State::Storage | State::Doubtful) {
+            gives_up && matches!(to, State::Storage | State::Doubtful { .. } | State::Isolated);
+        if gives_up && matches!(to, State::Storage | State::Doubtful { .. }) {
             let quiet = self.returned_at.map_or(Duration::MAX, |at| now.since(at));
             let decay = (self.hold * FLAP_DECAY_HOLDS).as_micros().max(1);
             let decayed = u32::try_from(quiet.as_micros() / decay).unwrap_or(u32::MAX);
@@ -279,7 +286,12 @@ impl Machine {
         let at = match (self.state, proven_since) {
             (State::Hedging { since }, _) => since + HEDGE_MIN,
             (State::Returning { since }, _) => since + RETURN_MIN,
-            (State::Storage | State::Doubtful, Some(since)) => since + self.hold_now(),
+            (State::Doubtful { since }, proven) => {
+                let settled = since + self.hold;
+                let back = proven.map_or(Time::NEVER, |p| p + self.hold_now());
+                [settled, back].into_iter().filter(|at| *at > now).min().unwrap_or(Time::NEVER)
+            }
+            (State::Storage, Some(since)) => since + self.hold_now(),
             _ => Time::NEVER,
         };
         if at > now { at } else { Time::NEVER }
@@ -327,7 +339,7 @@ mod tests {
             State::Network,
             State::Hedging { since: past },
             State::Storage,
-            State::Doubtful,
+            State::Doubtful { since: past },
             State::Returning { since: past },
             State::Isolated,
         ];
@@ -406,5 +418,18 @@ mod tests {
         machine.choose(T0, &e);
         machine.choose(T0 + RETURN_MIN, &e);
         assert_eq!(machine.route(), Route::Network);
+    }
+
+    #[test]
+    fn doubt_that_comes_and_goes_is_one_doubt() {
+        let mut machine = machine(State::Storage);
+        let doubt = evidence(Verdict::Up, Verdict::Suspect);
+        let well = evidence(Verdict::Up, Verdict::Up);
+        assert_eq!(machine.choose(T0, &doubt).map(|m| m.to), Some(State::Doubtful { since: T0 }));
+        let soon = T0 + Duration::from_millis(999);
+        assert_eq!(machine.choose(soon, &well), None);
+        assert_eq!(machine.next(soon, None), T0 + Duration::from_secs(1));
+        let later = T0 + Duration::from_secs(1);
+        assert_eq!(machine.choose(later, &well).map(|m| m.to), Some(State::Storage));
     }
 }

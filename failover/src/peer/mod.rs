@@ -279,10 +279,10 @@ impl Peer {
         if moved.to == State::Network {
             self.take_over_from_storage();
         }
-        let was_doubtful = moved.from == State::Doubtful;
+        let was_doubtful = matches!(moved.from, State::Doubtful { .. });
         match moved.to {
             State::Hedging { .. } => self.hedge_left = outbound::HEDGE_BYTES,
-            State::Storage | State::Doubtful if from.uses(Path::Network) && !was_doubtful => {
+            State::Storage | State::Doubtful { .. } if from.uses(Path::Network) && !was_doubtful => {
                 if !matches!(moved.from, State::Returning { .. }) {
                     self.counters.failovers += 1;
                 }
