@@ -282,7 +282,9 @@ impl Peer {
         let was_doubtful = matches!(moved.from, State::Doubtful { .. });
         match moved.to {
             State::Hedging { .. } => self.hedge_left = outbound::HEDGE_BYTES,
-            State::Storage | State::Doubtful { .. } if from.uses(Path::Network) && !was_doubtful => {
+            State::Storage | State::Doubtful { .. }
+                if from.uses(Path::Network) && !was_doubtful =>
+            {
                 if !matches!(moved.from, State::Returning { .. }) {
                     self.counters.failovers += 1;
                 }
