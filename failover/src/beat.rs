@@ -99,6 +99,8 @@ pub enum BeatOrder {
     Keys {
         /// The peer.
         peer: NodeId,
+        /// Its incarnation: keys may be renewed, too.
+        peer_epoch: u64,
         /// Which generation.
         generation: u32,
         /// Ours.
@@ -160,6 +162,8 @@ struct Target {
     mute: bool,
     /// Newest first; the first seals.
     keys: Vec<BeatKeys>,
+    /// The peer's incarnation.
+    epoch: u64,
     heard_network: Option<(u64, Time)>,
     heard_storage: Option<(u64, Time)>,
     route: Route,
@@ -187,6 +191,7 @@ impl Target {
             due: Time::ZERO,
             mute: false,
             keys: Vec::new(),
+            epoch: 0,
             heard_network: None,
             heard_storage: None,
             route: Route::Isolated,
@@ -236,11 +241,13 @@ impl Pulse {
                 target.interval = interval;
                 target.due = target.due.min(now + interval);
             }
-            BeatOrder::Keys { peer, generation, seal, open } => {
+            BeatOrder::Keys { peer, peer_epoch, generation, seal, open } => {
                 let target = self.target(peer);
-                // The peer may be another incarnation, whose clock began anew: what the old one
-                // stamped must not be echoed to it.
-                target.heard_network = None;
+                // Another incarnation's clock began anew: what the old one stamped must not be
+                // echoed to it. To the same one it must: nothing echoed would look like deafness.
+                if std::mem::replace(&mut target.epoch, peer_epoch) != peer_epoch {
+                    target.heard_network = None;
+                }
                 target.keys.insert(
                     0,
                     BeatKeys { generation, seal, open, next_number: 1, newest_heard: 0 },
@@ -367,10 +374,19 @@ mod tests {
             let endpoints = vec!["127.0.0.1:1".parse().unwrap()];
             let interval = Duration::from_millis(10);
             pulse.order(Time(0), BeatOrder::Target { peer, endpoints, interval });
-            let (seal, open) = (seal.clone(), open.clone());
-            pulse.order(Time(0), BeatOrder::Keys { peer, generation: 7, seal, open });
+            pulse.order(Time(0), keys(peer, 1, 7, (seal, open)));
         }
         pulses
+    }
+
+    fn keys(
+        peer: NodeId,
+        peer_epoch: u64,
+        generation: u32,
+        (seal, open): (&FrameKey, &FrameKey),
+    ) -> BeatOrder {
+        let (seal, open) = (seal.clone(), open.clone());
+        BeatOrder::Keys { peer, peer_epoch, generation, seal, open }
     }
 
     fn sent(pulse: &mut Pulse, now: Time) -> Vec<Bytes> {
@@ -402,21 +418,28 @@ mod tests {
         assert!(b.open(Time(0), &first).is_none(), "older than the newest");
     }
 
-    #[test]
-    fn nothing_heard_under_old_keys_is_echoed_under_new_ones() {
+    /// What `b` echoes to `a` right after both got new keys, of an incarnation of `a`.
+    fn echoed_after(epoch_of_a: u64) -> Option<Echo> {
         let (mut a, mut b) = pair();
         let beat = sent(&mut a, Time(1_000)).remove(0);
         b.open(Time(1_400), &beat).expect("authentic");
         let key = FrameKey::derive(&[3; 32], b"b");
-        let (seal, open) = (key.clone(), key.clone());
-        let peer = NodeId::new(1).unwrap();
-        b.order(Time(2_000), BeatOrder::Keys { peer, generation: 8, seal, open });
-        let (seal, open) = (key.clone(), key);
-        let peer = NodeId::new(2).unwrap();
-        a.order(Time(2_000), BeatOrder::Keys { peer, generation: 8, seal, open });
+        let (one, two) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
+        b.order(Time(2_000), keys(one, epoch_of_a, 8, (&key, &key)));
+        a.order(Time(2_000), keys(two, 1, 8, (&key, &key)));
         let back = sent(&mut b, Time(2_400)).remove(0);
-        let heard = a.open(Time(2_900), &back).expect("authentic");
-        assert_eq!(heard.beat.heard_network, None);
+        a.open(Time(2_900), &back).expect("authentic").beat.heard_network
+    }
+
+    #[test]
+    fn nothing_heard_from_an_incarnation_is_echoed_to_the_next() {
+        assert_eq!(echoed_after(2), None);
+    }
+
+    #[test]
+    fn renewed_keys_do_not_make_a_peer_seem_deaf() {
+        let echo = echoed_after(1).expect("heard 1 ms ago");
+        assert_eq!((echo.stamp, echo.age), (1_000, Duration::from_micros(1_000)));
     }
 
     #[test]
@@ -425,8 +448,7 @@ mod tests {
         let old = [sent(&mut a, Time(0)).remove(0), sent(&mut a, Time(10_000)).remove(0)];
         let key = FrameKey::derive(&[3; 32], b"b");
         let peer = NodeId::new(1).unwrap();
-        let (seal, open) = (key.clone(), key);
-        b.order(Time(2_000), BeatOrder::Keys { peer, generation: 8, seal, open });
+        b.order(Time(2_000), keys(peer, 1, 8, (&key, &key)));
         assert!(b.open(Time(2_000), &old[0]).is_some(), "still under way");
         b.order(Time(2_000), BeatOrder::Retire { peer });
         assert!(b.open(Time(2_000), &old[1]).is_none());

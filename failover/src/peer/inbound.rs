@@ -90,6 +90,7 @@ impl Peer {
             self.beat_generation = Some(keys.generation);
             world.put(Output::Beat(BeatOrder::Keys {
                 peer,
+                peer_epoch: keys.peer_epoch,
                 generation: keys.generation,
                 seal: keys.beat_seal.clone(),
                 open: keys.beat_open.clone(),

@@ -84,7 +84,7 @@ pub(crate) fn control(data: &[u8]) {
     let (us, peer) = (id(2), id(1));
     let mut pulse = Pulse::new(us);
     let (seal, open) = (key(), key());
-    pulse.order(Time(0), BeatOrder::Keys { peer, generation: 7, seal, open });
+    pulse.order(Time(0), BeatOrder::Keys { peer, peer_epoch: 1, generation: 7, seal, open });
     let mut frame = vec![0; HEADER];
     frame.extend_from_slice(data);
     key().seal(Channel::Beat, (1, 2), 7, 1, &mut frame);
