@@ -174,11 +174,12 @@ impl Keeper {
         }
     }
 
-    /// Takes effect at once: a shorter interval brings the next beat forward.
+    /// Takes effect at once: a shorter interval brings the next beat forward. A longer one leaves
+    /// it where it was announced, and it announces the one after.
     pub fn set_interval(&mut self, interval: Micros) {
         self.o.interval = interval.clamp(INTERVAL_MIN, INTERVAL_MAX);
         self.o.permit.set_interval(self.o.interval);
-        self.next_beat_at = self.last_beat_at + self.o.interval;
+        self.next_beat_at = self.next_beat_at.min(self.last_beat_at + self.o.interval);
     }
 
     /// Beat as soon as possible (a mailbox was written, suspicion arose).
