@@ -207,12 +207,11 @@ impl TurnLoop {
         tracing::debug!(nice, "turn loop runs");
         let mut events = Events::with_capacity(256);
         loop {
-            let now = clock::now();
-            if self.stop_at.is_some_and(|at| at <= now) {
+            if self.stop_at.is_some_and(|at| at <= clock::now()) {
                 break;
             }
             self.parts.bell.silence();
-            let mut busy = self.read(now);
+            let mut busy = self.read();
             let next = failover::finish(&mut self.parts.node, clock::now(), &mut self.parts.hands);
             busy |= self.act();
             let next = next.min(self.upkeep());
@@ -264,13 +263,16 @@ impl TurnLoop {
     }
 
     /// Hands over what waits; true when a plane stopped at its bound.
-    fn read(&mut self, now: Time) -> bool {
-        self.read_beats(now);
-        self.read_links(now);
-        self.read_network(now);
-        self.read_storage(now);
-        self.read_device(now);
-        self.read_requests(now);
+    ///
+    /// The clock is read after each plane gave what it has: whoever was stopped in between would
+    /// take what came meanwhile for young.
+    fn read(&mut self) -> bool {
+        self.read_beats();
+        self.read_links();
+        self.read_network();
+        self.read_storage();
+        self.read_device();
+        self.read_requests(clock::now());
         self.device_ready || self.udp_ready || self.tcp_unread
     }
 
@@ -278,10 +280,11 @@ impl TurnLoop {
         failover::turn(&mut self.parts.node, now, input, &mut self.parts.hands);
     }
 
-    fn read_beats(&mut self, now: Time) {
+    fn read_beats(&mut self) {
         let Some(beat) = &self.parts.planes.beat else { return };
         let mut beats = std::mem::take(&mut self.boxes.beats);
         beat.take(&mut beats);
+        let now = clock::now();
         for item in beats.drain(..) {
             match item {
                 FromBeat::Heard(heard) => self.turn(now, Input::Beat(heard)),
@@ -293,10 +296,11 @@ impl TurnLoop {
         self.boxes.beats = beats;
     }
 
-    fn read_links(&mut self, now: Time) {
+    fn read_links(&mut self) {
         let Some(netlink) = &self.parts.planes.netlink else { return };
         let mut links = std::mem::take(&mut self.boxes.links);
         netlink.take(&mut links);
+        let now = clock::now();
         for item in links.drain(..) {
             match item {
                 FromNetlink::Fact(fact) => self.turn(now, Input::Network(fact)),
@@ -308,10 +312,10 @@ impl TurnLoop {
         self.boxes.links = links;
     }
 
-    fn read_network(&mut self, now: Time) {
+    fn read_network(&mut self) {
         let Parts { node, hands, planes: Planes { udp, tcp, beat, .. }, .. } = &mut self.parts;
         if let (Some(udp), true) = (udp.as_mut(), self.udp_ready) {
-            self.udp_ready = udp.receive(UDP_ROUNDS, &mut |from, bytes| match beat {
+            self.udp_ready = udp.receive(UDP_ROUNDS, &mut |now, from, bytes| match beat {
                 Some(beat) if bytes.first() == Some(&FIRST_BYTE_BEAT) => beat.datagram(now, bytes),
                 _ => failover::turn(node, now, Input::Datagram { from, bytes }, hands),
             });
@@ -319,7 +323,10 @@ impl TurnLoop {
             self.udp_ready = false;
         }
         if let Some(tcp) = tcp {
-            let mut take = |frame: &[u8]| failover::turn(node, now, Input::TcpFrame(frame), hands);
+            let mut take = |frame: &[u8]| {
+                failover::turn(node, clock::now(), Input::TcpFrame(frame), hands);
+            };
+            let now = clock::now();
             if self.tcp_unread {
                 self.tcp_unread = tcp.read_on(now, &mut take);
             }
@@ -337,6 +344,7 @@ impl TurnLoop {
         if let Some(tcp) = tcp {
             facts.extend(tcp.facts());
         }
+        let now = clock::now();
         let resized = facts.iter().any(|f| matches!(f, NetworkFact::DatagramSize { .. }));
         for fact in facts {
             self.turn(now, Input::Network(fact));
@@ -346,9 +354,10 @@ impl TurnLoop {
         }
     }
 
-    fn read_storage(&mut self, now: Time) {
+    fn read_storage(&mut self) {
         let mut stored = std::mem::take(&mut self.boxes.stored);
         self.parts.planes.store_queue.take(&mut stored);
+        let now = clock::now();
         for item in stored.drain(..) {
             match item {
                 FromStore::Frames { from, frames } => {
@@ -370,8 +379,9 @@ impl TurnLoop {
         }
     }
 
-    fn read_device(&mut self, now: Time) {
+    fn read_device(&mut self) {
         let Parts { node, hands, planes, .. } = &mut self.parts;
+        let now = clock::now();
         let mut take = |packet: &[u8]| failover::turn(node, now, Input::Packet(packet), hands);
         self.device_ready = match &mut planes.device {
             Device::None => false,

@@ -19,11 +19,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use failover::{NetworkFact, NodeId};
+use failover::{NetworkFact, NodeId, Time};
 use socket2::{Domain, Socket, Type};
 
 use crate::sys::{
-    errqueue,
+    clock, errqueue,
     mmsg::{self, BATCH, ReceiveBatch, Run, SEGMENTS_MAX},
     sockopt,
 };
@@ -122,11 +122,12 @@ impl Udp {
         !self.facts.is_empty()
     }
 
-    /// Hands what arrived to `take`, at most `rounds` batches; true when more may wait.
+    /// Hands what arrived to `take`, with the time when it had been read, at most `rounds` batches;
+    /// true when more may wait.
     pub(crate) fn receive(
         &mut self,
         rounds: usize,
-        take: &mut dyn FnMut(SocketAddr, &[u8]),
+        take: &mut dyn FnMut(Time, SocketAddr, &[u8]),
     ) -> bool {
         for _ in 0..rounds {
             let count = match self.received.receive(&self.socket) {
@@ -138,9 +139,10 @@ impl Udp {
                     continue;
                 }
             };
+            let now = clock::now();
             for message in (0..count).filter_map(|i| self.received.get(i)) {
                 for datagram in message.bytes.chunks(message.segment) {
-                    take(message.from, datagram);
+                    take(now, message.from, datagram);
                 }
             }
             if count < BATCH {
@@ -357,7 +359,7 @@ mod tests {
         let mut got = Vec::new();
         let start = Instant::now();
         while got.len() < sizes.len() && start.elapsed() < Duration::from_secs(10) {
-            b.receive(4, &mut |_, bytes| got.push((bytes.len(), bytes[bytes.len() - 1])));
+            b.receive(4, &mut |_, _, bytes| got.push((bytes.len(), bytes[bytes.len() - 1])));
         }
         let want: Vec<_> =
             sizes.iter().enumerate().map(|(n, s)| (*s, u8::try_from(n % 251).unwrap())).collect();
