@@ -406,7 +406,7 @@ impl Peer {
             .min(self.queues.next_stale())
             .min(self.speech.next())
             .min(self.cursors_due)
-            .min(self.recovery.next().max(now + Duration::from_millis(5)))
+            .min(if self.probes_wanted(now) { self.recovery.next() } else { Time::NEVER })
             .min(self.drill.map_or(Time::NEVER, |d| d.until));
         for kept in [&self.express, &self.datagram] {
             next = next.min(kept.tx.next_expiry()).min(kept.rx.next()).min(kept.rx.ack_at());

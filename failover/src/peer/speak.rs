@@ -166,8 +166,13 @@ impl Peer {
         }
     }
 
+    /// Only a way back to the network needs proof.
+    pub(super) fn probes_wanted(&self, now: Time) -> bool {
+        self.path.route() != Route::Network && self.network.inbound(now).0 == Verdict::Up
+    }
+
     fn probes(&mut self, now: Time, world: &mut dyn World) {
-        if self.path.route() == Route::Network || self.network.inbound(now).0 != Verdict::Up {
+        if !self.probes_wanted(now) {
             return;
         }
         if let Some(id) = self.recovery.probe(now) {
