@@ -205,6 +205,12 @@ impl Network {
         self.said(now, Path::Storage, beat, heard);
     }
 
+    /// What a report says was so when it left: it may have lain in storage for seconds since.
+    fn left(&self, at: Time, by: Path, beat: &Beat) -> Time {
+        let under_way = (by == Path::Storage).then(|| self.age(at, beat.sent_at)).flatten();
+        at - under_way.unwrap_or_default()
+    }
+
     fn said(&mut self, at: Time, by: Path, beat: &Beat, heard: Option<Echo>) {
         self.goodbye = beat.goodbye;
         self.their_loop_age = beat.loop_age;
@@ -213,6 +219,7 @@ impl Network {
         if let Some(heard) = heard {
             self.offset.bound(difference, at, heard);
         }
+        let at = self.left(at, by, beat);
         if at >= self.reported_at {
             self.reported_at = at;
             self.reported_by = by;
@@ -450,6 +457,19 @@ mod tests {
             network.update(Time(n * 10 * MS));
         }
         network
+    }
+
+    #[test]
+    fn a_report_that_lay_in_storage_is_as_old_as_it_is() {
+        let mut network = settled();
+        // Sealed while all was well, held up by a stalled disk for a second.
+        let held_up = beat(1005, 5);
+        network.pulse(Time(2000 * MS), &held_up, None);
+        let silent = (Verdict::Down, Reason::HeartbeatsMissed);
+        assert_eq!(network.outbound(Time(2000 * MS)), silent, "it proves nothing about now");
+        // One that was sealed just now does.
+        network.pulse(Time(2001 * MS), &beat(2000, 5), None);
+        assert_eq!(network.outbound(Time(2001 * MS)).0, Verdict::Up);
     }
 
     #[test]

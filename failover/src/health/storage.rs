@@ -30,7 +30,8 @@ pub(crate) struct Storage {
     configured: bool,
     attached: bool,
     interval: Duration,
-    interval_since: Time,
+    /// The interval before the present one, and until when things may still go by it.
+    former_interval: (Duration, Time),
     written_at: Option<Time>,
     read_at: Option<Time>,
     /// The peer's newest beat: incarnation, counter, when we saw it move, its interval.
@@ -44,6 +45,8 @@ pub(crate) struct Storage {
     latency: Option<Duration>,
     heard_at: Option<Time>,
     goodbye: bool,
+    /// Data sent this way has left no trace for too long.
+    stalls: bool,
     /// Our own lateness was excused since the last fact.
     excused: bool,
 }
@@ -75,7 +78,7 @@ impl Storage {
             configured,
             attached: false,
             interval,
-            interval_since: Time::ZERO,
+            former_interval: (Duration::ZERO, Time::ZERO),
             written_at: None,
             read_at: None,
             peer: None,
@@ -86,6 +89,7 @@ impl Storage {
             latency: None,
             heard_at: None,
             goodbye: false,
+            stalls: false,
             excused: false,
         }
     }
@@ -107,8 +111,8 @@ impl Storage {
     /// How often our entry is written from now on.
     pub(crate) fn set_interval(&mut self, now: Time, interval: Duration) {
         if interval != self.interval {
+            self.former_interval = (self.interval, now + self.interval);
             self.interval = interval;
-            self.interval_since = now;
         }
     }
 
@@ -178,6 +182,12 @@ impl Storage {
         self.report = Some((now, beat.heard_storage.map_or(Duration::MAX, |e| e.age)));
     }
 
+    /// How long data sent by storage has left no trace there, and what the most urgent of it can
+    /// bear. Beats of both ends may do well while the peer cannot read its lane.
+    pub(crate) fn data_silence(&mut self, silence: Duration, bearable: Duration) {
+        self.stalls = silence > bearable;
+    }
+
     /// A measured time from our write to the peer's acknowledgement.
     pub(crate) fn measured(&mut self, delay: Duration) {
         self.latency = Some(smooth(self.latency, delay));
@@ -198,14 +208,20 @@ impl Storage {
 
     // --- verdicts ------------------------------------------------------------------------------
 
+    /// How far apart our beats are. Whoever hurries is not late at once.
+    fn pace(&self, now: Time) -> Duration {
+        let (former, until) = self.former_interval;
+        if now < until { self.interval.max(former) } else { self.interval }
+    }
+
     fn by_age(&self, now: Time, last: Option<Time>, reason: Reason) -> Judged {
         let Some(last) = last else {
             return (Verdict::Down, Reason::Fault(StorageFault::NotAttached));
         };
-        let age = now.since(last.max(self.interval_since));
-        if age > self.interval + DOWN_AFTER {
+        let (age, pace) = (now.since(last), self.pace(now));
+        if age > pace + DOWN_AFTER {
             (Verdict::Down, reason)
-        } else if age > self.interval + SUSPECT_AFTER {
+        } else if age > pace + SUSPECT_AFTER {
             (Verdict::Suspect, reason)
         } else {
             (Verdict::Up, Reason::None)
@@ -239,7 +255,8 @@ impl Storage {
         let seen = match self.report {
             Some((at, age)) if now.since(at) < REPORT_LIFE => {
                 // The peer's table reads are as far apart as its beats, and ours as our own.
-                let usual = (self.interval + self.peer.map_or(self.interval, |p| p.interval)) * 2;
+                let pace = self.pace(now);
+                let usual = (pace + self.peer.map_or(pace, |p| p.interval)) * 2;
                 if age > usual + DOWN_AFTER * 2 {
                     (Verdict::Down, Reason::PeerDoesNotSeeUs)
                 } else if age > usual + SUSPECT_AFTER {
@@ -250,7 +267,11 @@ impl Storage {
             }
             _ => (Verdict::Up, Reason::None),
         };
-        worse(own, seen)
+        let told = worse(own, seen);
+        if told.0 == Verdict::Up && self.stalls {
+            return (Verdict::Suspect, Reason::DataStalls);
+        }
+        told
     }
 
     /// Whether what the peer writes reaches us.
@@ -348,6 +369,42 @@ mod tests {
         assert_eq!(storage.outbound(Time(1401 * MS)).0, Verdict::Suspect);
         assert_eq!(storage.outbound(Time(1701 * MS)), (Verdict::Down, Reason::OwnBeatLate));
         assert_eq!(storage.inbound(Time(1701 * MS)), (Verdict::Down, Reason::TableUnread));
+    }
+
+    #[test]
+    fn data_without_a_trace_casts_doubt_on_good_beats() {
+        let mut storage = working();
+        let bearable = Duration::from_millis(250);
+        storage.data_silence(bearable, bearable);
+        assert_eq!(storage.outbound(Time(1)).0, Verdict::Up);
+        storage.data_silence(bearable + Duration::from_micros(1), bearable);
+        assert_eq!(storage.outbound(Time(1)), (Verdict::Suspect, Reason::DataStalls));
+        assert_eq!(storage.inbound(Time(1)).0, Verdict::Up, "our own reading is another matter");
+    }
+
+    #[test]
+    fn who_hurries_is_not_late_at_once() {
+        let quick = Duration::from_millis(100);
+        let mut storage = working();
+        storage.set_interval(Time(900 * MS), quick);
+        storage.peer_beat(Time(900 * MS), 1, 2, quick);
+        // The peer saw our last beat a second ago: we beat once a second then.
+        storage.report = Some((Time(1000 * MS), SECOND));
+        assert_eq!(storage.outbound(Time(1100 * MS)).0, Verdict::Up);
+        assert_eq!(storage.inbound(Time(1100 * MS)).0, Verdict::Up);
+        // A second later there is no excuse any more.
+        storage.report = Some((Time(1900 * MS), SECOND));
+        assert_eq!(storage.outbound(Time(1900 * MS)).0, Verdict::Down, "our own beat is late");
+        storage.written_at = Some(Time(1900 * MS));
+        assert_eq!(storage.outbound(Time(1900 * MS)), (Verdict::Suspect, Reason::PeerDoesNotSeeUs));
+    }
+
+    #[test]
+    fn what_is_late_already_is_not_excused_by_a_new_pace() {
+        let mut storage = working();
+        assert_eq!(storage.outbound(Time(5000 * MS)).0, Verdict::Down);
+        storage.set_interval(Time(5000 * MS), Duration::from_millis(100));
+        assert_eq!(storage.outbound(Time(5000 * MS)).0, Verdict::Down);
     }
 
     #[test]

@@ -210,12 +210,11 @@ impl Peer {
     }
 
     fn judge(&mut self, now: Time, world: &mut dyn World) {
-        let silence = self
-            .express
-            .tx
-            .silence(now, Path::Network)
-            .max(self.datagram.tx.silence(now, Path::Network));
-        self.network.data_silence(silence);
+        let silence =
+            |path| self.express.tx.silence(now, path).max(self.datagram.tx.silence(now, path));
+        self.network.data_silence(silence(Path::Network));
+        // Half the time is left for the other path.
+        self.storage.data_silence(silence(Path::Storage), self.timing.express_ttl / 2);
         self.network.update(now);
         if self.network.inbound(now).0 != Verdict::Up || self.network.outbound(now).0 != Verdict::Up
         {
