@@ -53,6 +53,8 @@ pub enum Reason {
     PeerDoesNotHearUs,
     /// Beats pass, data does not.
     DataStalls,
+    /// Several copies of a frame left no trace, although others arrive.
+    FramesStuck,
     /// The peer said goodbye.
     Goodbye,
     /// Our own entry is not written.
@@ -79,6 +81,7 @@ impl std::fmt::Display for Reason {
             Self::SendErrors => "sends refused",
             Self::PeerDoesNotHearUs => "peer does not hear us",
             Self::DataStalls => "data stalls while heartbeats pass",
+            Self::FramesStuck => "some frames never arrive while others do",
             Self::Goodbye => "peer said goodbye",
             Self::OwnBeatLate => "own beat not written in time",
             Self::TableUnread => "node table not read in time",

@@ -7,7 +7,8 @@
 //! report of what was heard before the silence began proves nothing about it.
 //!
 //! Data counts, not only beats: when frames sent by the network leave no trace there while beats
-//! pass (a hole for large packets, loss in one direction, collapse), outbound is suspect, too.
+//! pass (a hole for large packets, loss in one direction, collapse), outbound is suspect, too. When
+//! only some frames stay away, it is never worse than that: the others still get through.
 
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ pub(crate) struct Network {
     /// How long data has left no trace, as the link says.
     stall: Duration,
     stall_limit: Duration,
+    /// Some frame stays unacknowledged, whatever becomes of the others.
+    stuck: bool,
     /// Age of the peer's turn loop, as it said.
     their_loop_age: Duration,
     goodbye: bool,
@@ -145,6 +148,7 @@ impl Network {
             send_error_at: None,
             stall: Duration::ZERO,
             stall_limit: Duration::from_millis(30),
+            stuck: false,
             their_loop_age: Duration::ZERO,
             goodbye: false,
             rtt: None,
@@ -248,14 +252,17 @@ impl Network {
         self.send_error_at = Some(now);
     }
 
-    /// How long data sent by the network has left no trace there.
-    pub(crate) fn data_silence(&mut self, silence: Duration) {
+    /// How long data sent by the network has left no trace there, and how old a frame is of which
+    /// several copies have not.
+    pub(crate) fn data_silence(&mut self, silence: Duration, stuck: Duration) {
         // A loop that was late when the last beat left is later still by now.
         let busy = self.their_loop_age > Duration::from_millis(5);
         let excuse = self.their_loop_age + if busy { self.their_interval } else { Duration::ZERO };
         self.stall = silence.saturating_sub(excuse);
         self.stall_limit =
             self.rtt.unwrap_or_default().saturating_mul(4).max(Duration::from_millis(30));
+        // A silence shows earlier, and by itself.
+        self.stuck = stuck.saturating_sub(excuse) > self.stall_limit * 2;
     }
 
     /// Our own loop woke later than it wanted: what waited in the meantime was read before this,
@@ -331,6 +338,8 @@ impl Network {
             (Verdict::Down, Reason::DataStalls)
         } else if judged.0 == Verdict::Up && self.stall > self.stall_limit {
             (Verdict::Suspect, Reason::DataStalls)
+        } else if judged.0 == Verdict::Up && self.stuck {
+            (Verdict::Suspect, Reason::FramesStuck)
         } else {
             judged
         }
@@ -545,12 +554,24 @@ mod tests {
     fn stalling_data_is_suspicious_while_beats_pass() {
         let mut network = settled();
         let now = Time(1001 * MS);
-        network.data_silence(Duration::from_millis(30));
+        network.data_silence(Duration::from_millis(30), Duration::ZERO);
         assert_eq!(network.outbound(now).0, Verdict::Up);
-        network.data_silence(Duration::from_millis(31));
+        network.data_silence(Duration::from_millis(31), Duration::ZERO);
         assert_eq!(network.outbound(now), (Verdict::Suspect, Reason::DataStalls));
-        network.data_silence(Duration::from_millis(501));
+        network.data_silence(Duration::from_millis(501), Duration::ZERO);
         assert_eq!(network.outbound(now), (Verdict::Down, Reason::DataStalls));
+    }
+
+    #[test]
+    fn some_frames_that_stay_away_are_a_suspicion_and_never_an_outage() {
+        let mut network = settled();
+        let now = Time(1000 * MS);
+        network.data_silence(Duration::ZERO, Duration::from_millis(60));
+        assert_eq!(network.outbound(now).0, Verdict::Up);
+        for ms in [61, 5000] {
+            network.data_silence(Duration::ZERO, Duration::from_millis(ms));
+            assert_eq!(network.outbound(now), (Verdict::Suspect, Reason::FramesStuck));
+        }
     }
 
     #[test]

@@ -28,6 +28,8 @@ use crate::{
 
 /// Sendings of one frame on one path at most, beyond which only a change of path helps.
 const TRIES_MAX: u8 = 6;
+/// A frame that so many repairs did not bring there is stuck: at 10 % of loss, one in a thousand.
+const REPAIRS: u8 = 2;
 /// Flows remembered; beyond it those whose last frame is settled are forgotten.
 const FLOWS_MAX: usize = 4096;
 
@@ -327,6 +329,15 @@ impl Sender {
         self.lane(path).silent_since.map_or(Duration::ZERO, |since| now.since(since))
     }
 
+    /// How old the oldest frame is, if sending and repairing it by a path was all in vain: what
+    /// others of the channel leave there by way of a trace says nothing about it.
+    pub(crate) fn stuck(&self, now: Time, path: Path) -> Duration {
+        let oldest = self.slots.iter().flatten().next();
+        oldest
+            .filter(|kept| kept.sent(path).times > REPAIRS)
+            .map_or(Duration::ZERO, |kept| now.since(kept.accepted_at))
+    }
+
     /// Takes a receipt.
     pub(crate) fn acknowledged(&mut self, now: Time, ack: &ChannelAck) -> Acked {
         let mut acked = Acked::default();
@@ -534,6 +545,25 @@ mod tests {
         sender.rewind(Path::Network);
         assert!(sender.independent_of_storage());
         assert_eq!(number(&sender.take(Time(MS), Path::Network).unwrap()), 2);
+    }
+
+    #[test]
+    fn a_frame_is_stuck_when_repairs_are_in_vain_whatever_else_arrives() {
+        let mut sender = sender();
+        for now in [0, 1] {
+            seal(&mut sender, Time(now), 1);
+            sender.take(Time(now), Path::Network).unwrap();
+        }
+        sender.acknowledged(Time(MS), &ChannelAck { network: (2, 1), ..ack(1, &[(1, 1)], 2) });
+        assert_eq!(sender.silence(Time(50 * MS), Path::Network), Duration::ZERO, "2 came");
+        for at in [50 * MS, 100 * MS] {
+            assert_eq!(sender.stuck(Time(at), Path::Network), Duration::ZERO);
+            assert_eq!(sender.overdue(Time(at), Path::Network, PATIENCE, 9).len(), 1);
+        }
+        assert_eq!(sender.stuck(Time(100 * MS), Path::Network), Duration::from_millis(100));
+        assert_eq!(sender.stuck(Time(100 * MS), Path::Storage), Duration::ZERO);
+        sender.rewind(Path::Network);
+        assert_eq!(sender.stuck(Time(100 * MS), Path::Network), Duration::ZERO, "tried anew");
     }
 
     #[test]

@@ -73,11 +73,11 @@ impl std::fmt::Display for Route {
 pub(crate) enum State {
     /// The network alone.
     Network,
-    /// The network is suspect: both ways until it is cleared or given up.
-    Hedging { since: Time },
+    /// The network is suspect: both ways until it is cleared or given up, and at least so long.
+    Hedging { least: Time },
     /// The network is down.
     Storage,
-    /// Neither path is known to be good: both ways.
+    /// Neither path is known to be good: both ways. `since` the last doubt about storage.
     Doubtful { since: Time },
     /// The network is good again: both ways until nothing depends on storage.
     Returning { since: Time },
@@ -169,24 +169,34 @@ impl Machine {
         }
     }
 
+    /// Nothing proves that a hole for some data has closed but trying it again, once in a while.
+    fn hedge_min(&self, e: &Evidence) -> Duration {
+        if e.network_reason == Reason::FramesStuck { self.hold.max(HEDGE_MIN) } else { HEDGE_MIN }
+    }
+
     /// Compares what is known with where we are; moves at most one step.
     pub(crate) fn choose(&mut self, now: Time, e: &Evidence) -> Option<Move> {
         let usable = |v| v == Verdict::Up || v == Verdict::Suspect;
         let network = e.network == Verdict::Up;
         let storage = usable(e.storage);
+        if let State::Doubtful { since } = &mut self.state
+            && e.storage == Verdict::Suspect
+        {
+            *since = now;
+        }
         // Where to go from the network when that is down.
         let doubtful = State::Doubtful { since: now };
         let away = if e.storage == Verdict::Up { State::Storage } else { doubtful };
         let to = match self.state {
             State::Network if network || planted(Bug::NoFailover) => return None,
             State::Network if storage => match e.network {
-                Verdict::Suspect => State::Hedging { since: now },
+                Verdict::Suspect => State::Hedging { least: now + self.hedge_min(e) },
                 _ => away,
             },
             State::Network if e.network == Verdict::Suspect => return None,
             State::Network => State::Isolated,
 
-            State::Hedging { since } if network && now.since(since) < HEDGE_MIN => return None,
+            State::Hedging { least } if network && now < least => return None,
             State::Hedging { .. } if network => State::Network,
             State::Hedging { .. } => match (e.network, storage) {
                 (Verdict::Suspect, true) => return None,
@@ -284,7 +294,7 @@ impl Machine {
     /// When the choice may change by time alone; never, when only new evidence can change it.
     pub(crate) fn next(&self, now: Time, proven_since: Option<Time>) -> Time {
         let at = match (self.state, proven_since) {
-            (State::Hedging { since }, _) => since + HEDGE_MIN,
+            (State::Hedging { least }, _) => least,
             (State::Returning { since }, _) => since + RETURN_MIN,
             (State::Doubtful { since }, proven) => {
                 let settled = since + self.hold;
@@ -337,7 +347,7 @@ mod tests {
         let past = Time(1);
         let states = [
             State::Network,
-            State::Hedging { since: past },
+            State::Hedging { least: past },
             State::Storage,
             State::Doubtful { since: past },
             State::Returning { since: past },
@@ -381,9 +391,26 @@ mod tests {
 
     #[test]
     fn a_minimum_time_that_is_over_asks_for_no_more_turns() {
-        let machine = machine(State::Hedging { since: T0 });
+        let machine = machine(State::Hedging { least: T0 + HEDGE_MIN });
         assert_eq!(machine.next(T0, None), T0 + HEDGE_MIN);
         assert_eq!(machine.next(T0 + HEDGE_MIN, None), Time::NEVER);
+    }
+
+    #[test]
+    fn a_hole_for_data_is_tried_again_after_a_hold_time_and_silence_soon() {
+        for (reason, least) in
+            [(Reason::FramesStuck, Duration::from_secs(1)), (Reason::HeartbeatsMissed, HEDGE_MIN)]
+        {
+            let mut machine = machine(State::Network);
+            let doubt =
+                Evidence { network_reason: reason, ..evidence(Verdict::Suspect, Verdict::Up) };
+            machine.choose(T0, &doubt);
+            assert_eq!(machine.route(), Route::Both);
+            let well = evidence(Verdict::Up, Verdict::Up);
+            let early = T0 + least - Duration::from_micros(1);
+            assert!(machine.choose(early, &well).is_none(), "{reason}");
+            assert!(machine.choose(T0 + least, &well).is_some(), "{reason}");
+        }
     }
 
     #[test]
@@ -429,7 +456,9 @@ mod tests {
         let soon = T0 + Duration::from_millis(999);
         assert_eq!(machine.choose(soon, &well), None);
         assert_eq!(machine.next(soon, None), T0 + Duration::from_secs(1));
-        let later = T0 + Duration::from_secs(1);
+        assert_eq!(machine.choose(soon, &doubt), None);
+        assert_eq!(machine.choose(T0 + Duration::from_millis(1998), &well), None, "doubted again");
+        let later = soon + Duration::from_secs(1);
         assert_eq!(machine.choose(later, &well).map(|m| m.to), Some(State::Storage));
     }
 }

@@ -212,7 +212,12 @@ impl Peer {
     fn judge(&mut self, now: Time, world: &mut dyn World) {
         let silence =
             |path| self.express.tx.silence(now, path).max(self.datagram.tx.silence(now, path));
-        self.network.data_silence(silence(Path::Network));
+        // Copies sent before the network was left say nothing about it now.
+        let trusts = matches!(self.path.state(), State::Network | State::Hedging { .. });
+        let stuck =
+            |tx: &Sender| if trusts { tx.stuck(now, Path::Network) } else { Duration::ZERO };
+        let stuck = stuck(&self.express.tx).max(stuck(&self.datagram.tx));
+        self.network.data_silence(silence(Path::Network), stuck);
         // Half the time is left for the other path.
         self.storage.data_silence(silence(Path::Storage), self.timing.express_ttl / 2);
         self.network.update(now);

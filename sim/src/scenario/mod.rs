@@ -13,6 +13,7 @@ pub mod five_hosts;
 pub mod flapping;
 pub mod foreign_data;
 pub mod frozen_machine;
+mod hole_and_loss;
 pub mod isolated;
 pub mod loss_and_reorder;
 pub mod lost_writes;
@@ -73,6 +74,7 @@ pub const ALL: &[Story] = &[
     story("isolated", &["N2", "S8"], isolated::plan),
     story("pause", &["H4"], pause::plan),
     story("mtu-hole", &["N5"], mtu_hole::plan),
+    story("hole-and-loss", &["N1", "N5"], hole_and_loss::plan),
     story("bad-storage", &["S1", "S2", "S8"], bad_storage::plan),
     story("blind-return", &["S1", "N3"], blind_return::plan),
     story("blind-hold", &["S1", "N3"], blind_hold::plan),
