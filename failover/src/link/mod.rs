@@ -12,6 +12,9 @@ mod receiver;
 mod sender;
 mod window;
 
+#[cfg(test)]
+mod sender_tests;
+
 pub(crate) use receiver::{Arrival, Delivery, Receiver};
 pub(crate) use sender::{Sealer, Sender};
 pub(crate) use window::{Insert, Window};

@@ -387,4 +387,157 @@ mod tests {
         assert_eq!((ack.cumulative, ack.ranges), (3, vec![(2, 2), (2, 1)]));
         assert_eq!(ack.network, (9, 5));
     }
+
+    #[test]
+    fn a_receipt_waits_unless_something_is_odd() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.receiver.ack_at(), Time::NEVER);
+        for number in 1..ACK_FRAMES {
+            bench.arrive(u64::from(number), number.into(), None).unwrap();
+            assert_eq!(bench.receiver.ack_at(), Time(3_000), "counted from the first");
+        }
+        bench.arrive(2, ACK_FRAMES.into(), None).unwrap();
+        assert_eq!(bench.receiver.ack_at(), Time(2_000), "so many do not wait");
+        assert_eq!(bench.receiver.acknowledge().cumulative, u64::from(ACK_FRAMES) + 1);
+        assert_eq!(bench.receiver.ack_at(), Time::NEVER);
+        // The count begins anew; a hole does not wait.
+        bench.arrive(40, 33, None).unwrap();
+        assert_eq!(bench.receiver.ack_at(), Time(42_000));
+        bench.arrive(41, 35, None).unwrap();
+        assert_eq!(bench.receiver.ack_at(), Time(41_000));
+    }
+
+    #[test]
+    fn a_number_no_honest_sender_uses_leaves_no_trace() {
+        let mut bench = Bench::new();
+        let arrival = |number, path| Arrival {
+            path,
+            number,
+            prefix: Prefix {
+                is_super: false,
+                strict: false,
+                floor: 1,
+                predecessor: None,
+                accepted_at: Time::ZERO,
+            },
+            packet: Bytes::from_static(b"x"),
+            left: Some(HOLD),
+        };
+        let mut arrive = |number, path| {
+            let arrival = arrival(number, path);
+            bench.receiver.arrive(Time(0), arrival, HOLD, &mut bench.out)
+        };
+        assert_eq!(arrive(1 << 40, Path::Network), Err(Dropped::Beyond));
+        assert_eq!(arrive(2, Path::Storage), Ok(()));
+        assert_eq!(arrive(1, Path::Storage), Ok(()));
+        let ack = bench.receiver.acknowledge();
+        assert_eq!((ack.cumulative, ack.storage), (3, (2, 2)), "highest, and how many");
+    }
+
+    #[test]
+    fn an_acknowledgement_names_the_oldest_runs_only() {
+        let mut bench = Bench::new();
+        for number in 1..=60 {
+            bench.arrive(0, 2 * number, None).unwrap();
+        }
+        assert_eq!(bench.receiver.acknowledge().ranges, vec![(1, 1); RANGES_MAX]);
+    }
+
+    #[test]
+    fn a_frame_that_came_too_late_still_settles_what_waits_for_it() {
+        let mut bench = Bench::new();
+        bench.arrive(0, 2, Some(1)).unwrap();
+        let late = Arrival {
+            path: Path::Network,
+            number: 1,
+            prefix: Prefix {
+                is_super: false,
+                strict: false,
+                floor: 1,
+                predecessor: None,
+                accepted_at: Time::ZERO,
+            },
+            packet: Bytes::from_static(b"late"),
+            left: None,
+        };
+        let Bench { receiver, out } = &mut bench;
+        assert_eq!(receiver.arrive(Time(1), late, HOLD, out), Err(Dropped::Stale));
+        assert_eq!(bench.delivered(), [2]);
+        assert_eq!(bench.receiver.acknowledge().cumulative, 3, "it need not be sent again");
+    }
+
+    #[test]
+    fn the_floor_frees_a_chain_from_its_oldest() {
+        let mut bench = Bench::new();
+        bench.arrive(0, 4, Some(3)).unwrap();
+        bench.arrive(0, 3, Some(2)).unwrap();
+        bench.receiver.raise(2, &mut bench.out);
+        assert_eq!(bench.delivered(), [], "2 may still come");
+        bench.receiver.raise(4, &mut bench.out);
+        assert_eq!(bench.delivered(), [3, 4]);
+        assert_eq!(bench.receiver.next(), Time::NEVER);
+    }
+
+    #[test]
+    fn patience_of_one_frame_ends_for_those_before_it_as_well() {
+        let mut bench = Bench::new();
+        bench.arrive_with(0, 2, Some(1), true, 1).unwrap();
+        assert_eq!(bench.receiver.next(), Time(5_000_000));
+        bench.arrive(0, 3, Some(2)).unwrap();
+        assert_eq!(bench.receiver.next(), Time(150_000));
+        bench.receiver.poll(Time(150_000), &mut bench.out);
+        assert_eq!(bench.delivered(), [2, 3], "in order");
+        assert_eq!((bench.receiver.next(), bench.receiver.held()), (Time::NEVER, 0));
+    }
+
+    /// Frames `2 * n`, each of a flow whose frame before is missing.
+    fn held(bench: &mut Bench, n: std::ops::Range<u64>, packet: &Bytes) -> Vec<usize> {
+        for number in n.map(|n| 2 * n) {
+            let prefix = Prefix {
+                is_super: false,
+                strict: true,
+                floor: 1,
+                predecessor: Some(number - 1),
+                accepted_at: Time::ZERO,
+            };
+            let (packet, left) = (packet.clone(), Some(Duration::from_secs(5)));
+            let arrival = Arrival { path: Path::Storage, number, prefix, packet, left };
+            bench.receiver.arrive(Time(0), arrival, HOLD, &mut bench.out).unwrap();
+        }
+        bench.out.drain(..).map(|d| d.packet.len()).collect()
+    }
+
+    #[test]
+    fn what_is_held_is_bounded_and_the_oldest_goes_first() {
+        let mut bench = Bench::new();
+        let large = |tag: usize| Bytes::from(vec![0; (1 << 20) + tag]);
+        let fits = HELD_BYTES_MAX as u64 >> 20;
+        assert_eq!(held(&mut bench, 1..2, &large(1)), []);
+        assert_eq!(held(&mut bench, 2..1 + fits, &large(0)), []);
+        assert_eq!(held(&mut bench, 1 + fits..2 + fits, &large(0)), [(1 << 20) + 1]);
+        // Room that was given back is there again.
+        bench.receiver.raise(1000, &mut bench.out);
+        assert_eq!((bench.out.len() as u64, bench.receiver.held()), (fits, 0));
+        bench.out.clear();
+        assert_eq!(held(&mut bench, 1000..1000 + fits, &large(0)), []);
+
+        let mut bench = Bench::new();
+        let fits = HELD_FRAMES_MAX as u64;
+        assert_eq!(held(&mut bench, 1..1 + fits, &Bytes::from_static(b"s")), []);
+        assert_eq!(held(&mut bench, 1 + fits..4 + fits, &Bytes::from_static(b"s")), [1; 3]);
+    }
+
+    #[test]
+    fn what_packets_say_is_not_in_a_bug_report() {
+        let mut bench = Bench::new();
+        held(&mut bench, 1..2, &Bytes::from_static(b"secret"));
+        let shown = format!("{:?}", bench.receiver);
+        assert!(shown.contains("bytes: 6") && !shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn causes_are_the_words_of_the_status() {
+        let causes = [Dropped::Duplicate, Dropped::Stale, Dropped::Beyond].map(Dropped::cause);
+        assert_eq!(causes, ["duplicate", "ttl", "beyond_window"]);
+    }
 }

@@ -580,4 +580,19 @@ mod tests {
         assert_eq!(sender.in_flight(Path::Storage) + sender.in_flight(Path::Network), 0);
         assert_eq!((sender.bytes(), sender.packets(), sender.is_empty()), (0, 0, true));
     }
+
+    #[test]
+    fn flows_that_ended_are_forgotten_when_there_are_too_many() {
+        let mut tx = sender();
+        let most = FLOWS_MAX as u64;
+        for flow in 1..most {
+            seal(&mut tx, Time(0), flow);
+        }
+        tx.acknowledged(Time(1), &ack(most, &[], 0));
+        seal(&mut tx, Time(1), most);
+        assert_eq!(tx.flows.len(), FLOWS_MAX);
+        seal(&mut tx, Time(1), most + 1);
+        let kept: Vec<_> = tx.flows.keys().copied().collect();
+        assert_eq!(kept, [most, most + 1], "those with something unsettled");
+    }
 }

@@ -210,4 +210,52 @@ mod tests {
         assert_eq!(window.insert_sliding(5 * SIZE - 3), Insert::New);
         assert_eq!(window.insert_sliding(3), Insert::Duplicate);
     }
+
+    #[test]
+    fn a_sliding_window_reaches_half_the_wheel_back() {
+        let newest = 5 * SIZE;
+        let mut window = Window::new();
+        assert_eq!(window.insert_sliding(newest), Insert::New);
+        assert_eq!(window.insert_sliding(newest - SIZE / 2), Insert::Duplicate, "fell off");
+        assert_eq!(window.insert_sliding(newest - SIZE / 2 + 1), Insert::New);
+        // It does not turn before it must.
+        let mut window = Window::new();
+        assert_eq!(window.insert_sliding(SIZE / 2), Insert::New);
+        assert_eq!(window.insert_sliding(1), Insert::New);
+    }
+
+    #[test]
+    fn a_place_on_the_wheel_is_clean_when_its_turn_comes_again() {
+        for floor in [SIZE, SIZE + 1, SIZE + 2] {
+            let mut window = Window::new();
+            assert_eq!(window.insert(5), Insert::New);
+            window.raise(floor);
+            assert_eq!((window.base(), window.has_gap()), (floor, false));
+            assert_eq!(window.insert(SIZE + 5), Insert::New, "5 was here before");
+        }
+    }
+
+    #[test]
+    fn a_gap_is_a_number_missing_below_one_that_came() {
+        let mut window = Window::new();
+        assert!(!window.has_gap());
+        window.insert(1);
+        assert!(!window.has_gap());
+        window.insert(3);
+        assert!(window.has_gap());
+        window.insert(2);
+        assert!(!window.has_gap());
+    }
+
+    #[test]
+    fn runs_are_named_oldest_first_and_not_too_many() {
+        let mut window = Window::new();
+        for number in [2, 4, 5, 8] {
+            window.insert(number);
+        }
+        assert_eq!(window.ranges(1), [(1, 1)]);
+        assert_eq!(window.ranges(2), [(1, 1), (1, 2)]);
+        assert_eq!(window.ranges(3), [(1, 1), (1, 2), (2, 1)]);
+        assert_eq!(window.ranges(4), window.ranges(3));
+    }
 }

@@ -272,4 +272,61 @@ pub(crate) mod tests {
             );
         }
     }
+
+    /// An IPv6 packet from fd00::1 to fd00::2; `headers` follow the fixed one, whose next is `next`.
+    fn six(next: u8, headers: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x60, 0, 0, 0, 0, 0, next, 64];
+        for last in [1, 2] {
+            packet.extend_from_slice(&[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        }
+        packet.extend_from_slice(headers);
+        packet
+    }
+
+    fn six_udp(from: u16, to: u16) -> Vec<u8> {
+        [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0, 8, 0, 0]].concat()
+    }
+
+    #[test]
+    fn ipv6_is_sorted_as_ipv4_is() {
+        let plain = view(&six(UDP, &six_udp(1, 2)));
+        assert_eq!(plain.source, "fd00::1".parse::<IpAddr>().unwrap());
+        assert_eq!(plain.destination, "fd00::2".parse::<IpAddr>().unwrap());
+        assert_eq!(plain.class, Class::Write);
+        assert_ne!(plain.flow, view(&six(UDP, &six_udp(1, 3))).flow);
+        assert_eq!(view(&six(UDP, &six_udp(5405, 9))).class, Class::Express);
+        for (kind, class) in [(128, Class::Express), (129, Class::Express), (135, Class::Write)] {
+            assert_eq!(view(&six(ICMP6, &[kind, 0, 0, 0])).class, class, "{kind}");
+        }
+        let mut marked = six(UDP, &six_udp(1, 2));
+        (marked[0], marked[1]) = (0x60 | 46 >> 2, (46 << 6 & 0xff) as u8);
+        assert_eq!(view(&marked).class, Class::Express);
+    }
+
+    #[test]
+    fn ports_are_found_behind_extension_headers() {
+        let plain = view(&six(UDP, &six_udp(1, 2)));
+        // Hop-by-hop of eight bytes, then destination options of sixteen.
+        let long = [&[60, 0, 0, 0, 0, 0, 0, 0, UDP, 1][..], &[0; 14], &six_udp(1, 2)].concat();
+        assert_eq!(view(&six(0, &long)).flow, plain.flow);
+        let cut = six(0, &long[..9]);
+        let seen = View::of(&cut, &ClassRules::default(), &mut Fragments::default());
+        assert_eq!(seen, None, "it ends within a header");
+    }
+
+    #[test]
+    fn fragments_of_ipv6_follow_their_first() {
+        let mut memory = Fragments::default();
+        let mut see = |offset: u16, id: u8, rest: &[u8]| {
+            let [high, low] = (offset << 3 | 1).to_be_bytes();
+            let header = [UDP, 0, high, low, 0, 0, 0, id];
+            let packet = six(FRAGMENT6, &[&header[..], rest].concat());
+            let seen = View::of(&packet, &ClassRules::default(), &mut memory).unwrap();
+            (seen.flow, seen.class)
+        };
+        let first = see(0, 7, &six_udp(5405, 5405));
+        assert_eq!(first.1, Class::Express);
+        assert_eq!(see(181, 7, b"the rest"), first);
+        assert_ne!(see(181, 8, b"of another packet"), first);
+    }
 }

@@ -461,4 +461,167 @@ mod tests {
         let later = soon + Duration::from_secs(1);
         assert_eq!(machine.choose(later, &well).map(|m| m.to), Some(State::Storage));
     }
+
+    #[test]
+    fn suspicion_and_return_last_a_least_time() {
+        let well = evidence(Verdict::Up, Verdict::Up);
+        for (state, least) in [
+            (State::Hedging { since: T0 }, HEDGE_MIN),
+            (State::Returning { since: T0 }, RETURN_MIN),
+        ] {
+            let mut machine = machine(state);
+            let early = T0 + (least - Duration::from_micros(1));
+            assert_eq!(machine.choose(early, &well), None, "{state:?}");
+            assert_eq!(machine.next(early, None), T0 + least, "{state:?}");
+            assert_eq!(machine.choose(T0 + least, &well).map(|m| m.to), Some(State::Network));
+        }
+    }
+
+    #[test]
+    fn a_return_waits_for_the_outbox_unless_storage_is_gone() {
+        let past = State::Returning { since: Time(1) };
+        let mut e = evidence(Verdict::Up, Verdict::Suspect);
+        e.drained = false;
+        assert_eq!(machine(past).choose(T0, &e), None);
+        e.storage = Verdict::Down;
+        assert_eq!(machine(past).choose(T0, &e).map(|m| m.to), Some(State::Network));
+    }
+
+    #[test]
+    fn doubt_ends_before_the_hold_time_only_when_the_network_cannot_help() {
+        let doubt = State::Doubtful { since: T0 };
+        let soon = T0 + Duration::from_millis(1);
+        for (network, to) in [
+            (Verdict::Up, None),
+            (Verdict::Suspect, None),
+            (Verdict::Down, Some(State::Storage)),
+            (Verdict::Disabled, Some(State::Storage)),
+        ] {
+            let moved = machine(doubt).choose(soon, &evidence(network, Verdict::Up));
+            assert_eq!(moved.map(|m| m.to), to, "{network:?}");
+        }
+    }
+
+    #[test]
+    fn doubt_ends_by_the_network_once_that_is_proven_for_the_hold_time() {
+        let mut e = evidence(Verdict::Up, Verdict::Suspect);
+        e.proven_since = Some(T0);
+        let mut machine = machine(State::Doubtful { since: Time(1) });
+        let hold = Duration::from_secs(1);
+        assert_eq!(machine.choose(T0 + (hold - Duration::from_micros(1)), &e), None);
+        let back = State::Returning { since: T0 + hold };
+        assert_eq!(machine.choose(T0 + hold, &e).map(|m| m.to), Some(back));
+    }
+
+    /// The hold time after the network was given up so long after coming back to it.
+    fn hold_after(flaps: u32, from: State, quiet: Duration) -> Duration {
+        let mut machine = Machine { flaps, returned_at: Some(T0), ..machine(from) };
+        machine.gave_up = false;
+        let moved = machine.choose(T0 + quiet, &evidence(Verdict::Down, Verdict::Up));
+        assert_eq!(moved.map(|m| m.to), Some(State::Storage));
+        machine.hold_now()
+    }
+
+    #[test]
+    fn giving_up_soon_after_coming_back_is_a_flap() {
+        let (second, tick) = (Duration::from_secs(1), Duration::from_micros(1));
+        for from in [State::Network, State::Hedging { since: T0 }] {
+            assert_eq!(hold_after(0, from, 2 * second - tick), 2 * second, "{from:?}");
+            assert_eq!(hold_after(0, from, 2 * second), second, "{from:?}");
+        }
+        let returning = State::Returning { since: T0 };
+        assert_eq!(hold_after(0, returning, 5 * second), 2 * second, "it did not even arrive");
+        // One is forgotten per ten quiet hold times.
+        assert_eq!(hold_after(3, State::Network, 10 * second - tick), 8 * second);
+        assert_eq!(hold_after(3, State::Network, 10 * second), 4 * second);
+        assert_eq!(hold_after(3, State::Network, 20 * second), 2 * second);
+        assert_eq!(hold_after(3, State::Network, 90 * second), second);
+    }
+
+    #[test]
+    fn without_any_path_a_network_that_is_back_is_used_at_once_but_not_forgiven() {
+        let mut machine = machine(State::Network);
+        machine.gave_up = false;
+        let nothing = evidence(Verdict::Down, Verdict::Down);
+        assert_eq!(machine.choose(T0, &nothing).map(|m| m.to), Some(State::Isolated));
+        assert_eq!(machine.hold_now(), Duration::from_secs(1));
+        let up = evidence(Verdict::Up, Verdict::Down);
+        assert_eq!(machine.choose(T0, &up).map(|m| m.to), Some(State::Network));
+        assert_eq!(machine.hold_now(), Duration::ZERO);
+        let soon = T0 + Duration::from_secs(1);
+        machine.choose(soon, &evidence(Verdict::Down, Verdict::Up));
+        assert_eq!(machine.hold_now(), Duration::from_secs(2), "a flap");
+    }
+
+    #[test]
+    fn from_isolation_to_storage_nothing_was_given_up() {
+        let mut machine = Machine::new(Duration::from_secs(1));
+        machine.choose(T0, &evidence(Verdict::Down, Verdict::Up));
+        assert_eq!((machine.route(), machine.hold_now()), (Route::Storage, Duration::ZERO));
+        machine.choose(T0, &evidence(Verdict::Suspect, Verdict::Suspect));
+        assert_eq!((machine.route(), machine.hold_now()), (Route::Both, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_new_hold_time_counts_from_now_on() {
+        let mut machine = machine(State::Storage);
+        machine.flaps = 1;
+        machine.configure(Duration::from_secs(3));
+        assert_eq!(machine.hold_now(), Duration::from_secs(6));
+    }
+
+    #[test]
+    fn a_turn_is_asked_for_when_time_alone_may_move_us() {
+        let at = |ms| T0 + Duration::from_millis(ms);
+        let next = |state, now, proven| machine(state).next(now, proven);
+        assert_eq!(next(State::Network, T0, Some(T0)), Time::NEVER);
+        assert_eq!(next(State::Isolated, T0, Some(T0)), Time::NEVER);
+        assert_eq!(next(State::Storage, T0, None), Time::NEVER);
+        assert_eq!(next(State::Storage, at(999), Some(T0)), at(1000));
+        assert_eq!(next(State::Storage, at(1000), Some(T0)), Time::NEVER);
+        let returning = State::Returning { since: T0 };
+        assert_eq!(next(returning, T0, None), T0 + RETURN_MIN);
+        assert_eq!(next(returning, T0 + RETURN_MIN, None), Time::NEVER);
+        // Doubt: the hold time of the doubt itself, or of the proof.
+        let doubt = State::Doubtful { since: T0 };
+        assert_eq!(next(doubt, at(999), None), at(1000));
+        assert_eq!(next(doubt, at(999), Some(at(100))), at(1000));
+        assert_eq!(next(doubt, at(1000), Some(at(100))), at(1100));
+        assert_eq!(next(doubt, at(1000), None), Time::NEVER);
+        assert_eq!(next(doubt, at(1100), Some(at(100))), Time::NEVER);
+    }
+
+    #[test]
+    fn every_move_says_why() {
+        use Verdict::{Down, Suspect, Up};
+        let why = |state, network, storage| {
+            let mut e = evidence(network, storage);
+            e.proven_since = Some(Time(1));
+            machine(state).choose(T0, &e).map(|m| m.reason).unwrap_or_default()
+        };
+        let (n, s) = (Reason::HeartbeatsMissed, Reason::TableUnread);
+        let past = Time(1);
+        let doubt = State::Doubtful { since: past };
+        let returning = State::Returning { since: past };
+        let both = |nw: &str, st: &str| format!("network {nw}: {n}; storage {st}: {s}");
+        assert_eq!(why(State::Network, Suspect, Up), format!("network suspect: {n}"));
+        assert_eq!(why(State::Network, Down, Up), format!("network down: {n}"));
+        assert_eq!(why(State::Network, Down, Suspect), both("down", "suspect"));
+        assert_eq!(why(State::Network, Verdict::Disabled, Down), both("disabled", "down"));
+        assert_eq!(why(State::Hedging { since: past }, Up, Up), "network up");
+        assert_eq!(why(State::Storage, Up, Down), format!("storage down: {s}"));
+        assert_eq!(why(State::Storage, Up, Up), "network good again, hold time over");
+        assert_eq!(why(doubt, Up, Down), format!("storage down: {s}"));
+        assert_eq!(why(doubt, Down, Up), "storage up");
+        assert_eq!(why(returning, Up, Up), "network proven, storage drained");
+        assert_eq!(why(State::Isolated, Down, Up), "storage up");
+        assert_eq!(why(State::Isolated, Up, Down), "network up");
+    }
+
+    #[test]
+    fn routes_are_shown_as_the_words_of_the_status() {
+        for route in [Route::Network, Route::Both, Route::Storage, Route::Isolated] {
+            assert_eq!(route.to_string(), format!("{route:?}").to_lowercase());
+        }
+    }
 }
