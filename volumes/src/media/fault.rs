@@ -4,10 +4,7 @@
 //! |---|---|
 //! | `fail_reads`, `fail_writes` | retried, no head advance |
 //! | `doom` | operation n and the next few fail as [`Doom`] says; the rest of a life goes on |
-//! | `tear_next_write` | the prefix lands, the call fails or (`silently`) succeeds |
-//! | `lose_next_write` | acknowledged, never lands |
 //! | `stall` | calls hang until released; nothing else waits |
-//! | `hold_next_write` | acknowledged now, lands at `release_late` over whatever is there |
 
 use super::BlockDevice;
 use crate::event::{IoFault, IoFaultKind};
@@ -36,10 +33,6 @@ pub enum Doom {
 struct Plan {
     reads: Option<IoFaultKind>,
     writes: Option<IoFaultKind>,
-    tear: Option<(usize, bool)>,
-    lose: bool,
-    hold: bool,
-    late: Vec<(u64, Vec<u8>)>,
     stalled: bool,
     operations: u64,
     doom: Option<(Range<u64>, Doom)>,
@@ -96,25 +89,6 @@ impl<D: BlockDevice> FaultDevice<D> {
                 .as_ref()
                 .is_some_and(|(at, doom)| at.contains(&p.operations) && *doom == Doom::Late)
         })
-    }
-
-    /// Only the first `bytes` of the next write land; `silently` it claims success.
-    pub fn tear_next_write(&self, bytes: usize, silently: bool) {
-        self.with(|p| p.tear = Some((bytes, silently)));
-    }
-
-    pub fn lose_next_write(&self) {
-        self.with(|p| p.lose = true);
-    }
-
-    pub fn hold_next_write(&self) {
-        self.with(|p| p.hold = true);
-    }
-
-    /// Held writes land now.
-    pub fn release_late(&self) -> Result<(), IoFault> {
-        let late = self.with(|p| std::mem::take(&mut p.late));
-        late.iter().try_for_each(|(offset, data)| self.inner.write_at(*offset, data))
     }
 
     /// Calls hang until this is called with `false`.
@@ -177,21 +151,7 @@ impl<D: BlockDevice> BlockDevice for FaultDevice<D> {
                 }
             }
         }
-        if doom.is_some() {
-            return meet(doom, || self.inner.write_at(offset, data));
-        }
-        if let Some((bytes, silently)) = self.with(|p| p.tear.take()) {
-            self.inner.write_at(offset, &data[..bytes.min(data.len())])?;
-            return if silently { Ok(()) } else { Err(injected(IoFaultKind::Eio)) };
-        }
-        if self.with(|p| std::mem::take(&mut p.lose)) {
-            return Ok(());
-        }
-        if self.with(|p| std::mem::take(&mut p.hold)) {
-            self.with(|p| p.late.push((offset, data.to_vec())));
-            return Ok(());
-        }
-        self.inner.write_at(offset, data)
+        meet(doom, || self.inner.write_at(offset, data))
     }
 
     fn flush(&self) -> Result<(), IoFault> {
