@@ -11,3 +11,5 @@ pub mod send;
 mod reader_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod writer_tests;
