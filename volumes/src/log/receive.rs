@@ -22,10 +22,10 @@
 use crate::canary::{Bug, planted};
 use crate::event::{Fact, IoFault, IoFaultKind, Micros, Op, Ring, Step};
 use crate::format::bytes::len_u32;
+use crate::format::{RECORD_BYTES_MAX, mailbox};
 use crate::format::record::{self, Address, Header, Kind};
 use crate::format::superblock::Superblock;
 use crate::format::table::{Entry, Head, Table};
-use crate::format::{RECORD_BYTES_MAX, mailbox};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -330,7 +330,7 @@ impl Reader {
         if tails().next().is_none() {
             return Some(Step::Idle);
         }
-        let retries = tails().filter(|t| t.retry_at > now || t.trouble.is_some());
+        let retries = tails().filter(|t| t.trouble.is_some() || t.fault.is_some());
         let retry_at = retries.map(|t| t.retry_at.max(now)).min().unwrap_or(Micros::MAX);
         let letters = self.lanes.iter().filter(|l| l.letters_announced > l.letters_read);
         let letter_at = letters.map(|l| l.letter_retry_at).min().unwrap_or(Micros::MAX);
@@ -373,7 +373,8 @@ impl Reader {
             for (slot, lane) in self.lanes.iter().enumerate() {
                 let tail = &lane.tails[ring.index()];
                 let due = lane.epoch != 0 && tail.retry_at <= now;
-                if due && (!narrow || hot(tail) || tail.behind() || tail.trouble.is_some()) {
+                let waits = tail.behind() || tail.trouble.is_some() || tail.fault.is_some();
+                if due && (!narrow || hot(tail) || waits) {
                     self.round.push_back((slot, ring));
                 }
             }
