@@ -22,7 +22,7 @@
 use crate::canary::{Bug, planted};
 use crate::event::{Fact, IoFault, IoFaultKind, Micros, Op, Ring, Step};
 use crate::format::bytes::len_u32;
-use crate::format::{RECORD_BYTES_MAX, mailbox};
+use crate::format::mailbox;
 use crate::format::record::{self, Address, Header, Kind};
 use crate::format::superblock::Superblock;
 use crate::format::table::{Entry, Head, Table};
@@ -513,8 +513,7 @@ impl Reader {
             return self.trouble(now, poll);
         }
         if h.bytes() > bytes.len() {
-            let len = (h.blocks as usize * block).min(RECORD_BYTES_MAX + block);
-            self.rest = Some(Poll { len, ..poll });
+            self.rest = Some(Poll { len: h.blocks as usize * block, ..poll });
             return;
         }
         let frames = match h.kind {
