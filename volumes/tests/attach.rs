@@ -7,11 +7,12 @@ use common::loops::Loop;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use volumes::log::receive::Mode;
 use volumes::media::{BlockDevice, FaultDevice, MemoryDevice, conformance};
 use volumes::runtime::{Clock, Sink, attach_to};
 use volumes::status::VolumeState;
 use volumes::{
-    AttachError, AttachOptions, Fact, Handle, InitError, InitOptions, IoFaultKind, Ring,
+    AttachError, AttachOptions, Fact, Handle, InitError, InitOptions, IoFaultKind, Refused, Ring,
 };
 use volumes::{attach, init, inspect, verify};
 
@@ -191,6 +192,81 @@ fn init_destroys_nothing_that_somebody_may_need() {
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 5 << 20);
 }
 
+#[test]
+fn words_that_init_cannot_follow_are_named() {
+    let dir = Scratch::new("words");
+    let path = dir.join("disk");
+    let says = |o: &InitOptions| {
+        let e = init(&path, o, |_, _| {}).unwrap_err();
+        assert!(e.is_input_error(), "{e}");
+        e.to_string()
+    };
+    for name in ["", "two words", "bell\u{7}", &"n".repeat(64)] {
+        let said = says(&options(name));
+        assert!(said.contains("--name"), "{name:?}: {said}");
+    }
+    for sector in [0, 256, 1000, 131_072] {
+        let said = says(&InitOptions { sector: Some(sector), ..options("a") });
+        assert!(said.contains("power of two"), "{sector}: {said}");
+    }
+    for lane in [0, 4096, (256 << 10) + 1, 5 << 30] {
+        let said = says(&InitOptions { lane_size: Some(lane), ..options("a") });
+        assert!(said.contains("--lane-size"), "{lane}: {said}");
+    }
+    assert!(!path.exists(), "nothing is left behind");
+    std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+    let said = says(&options("a"));
+    assert!(said.contains("it has 1048576 bytes"), "{said}");
+    init(&path, &InitOptions { size: None, ..options(&"n".repeat(63)) }, |_, _| {}).unwrap();
+}
+
+/// What the turn loop tells a volume reaches the machine it is meant for.
+#[test]
+fn a_handle_passes_on_what_it_is_told() {
+    let dir = Scratch::new("handle");
+    let path = dir.join("v");
+    let o = AttachOptions { wait_for_medium: true, ..opts(&path, 1) };
+    let early = attach(o, clock(), sink().1).unwrap();
+    assert_eq!(early.store(2, Ring::Data, b"x"), Err(Refused::NotAttached));
+    assert_eq!(early.mailbox(2, b"x"), Err(Refused::NotAttached));
+    assert_eq!(early.frame_bytes_max(Ring::Data), 0);
+    assert!(early.shutdown(Duration::from_secs(5)));
+
+    init(&path, &options("lun"), |_, _| {}).unwrap();
+    let (a, _) = up(&path, 1);
+    // Nobody reads: what the peer is said to have read is free again, and a new incarnation of
+    // it wants nothing of the old.
+    let max = a.frame_bytes_max(Ring::Data);
+    a.store(2, Ring::Data, &vec![1; max]).unwrap();
+    assert_eq!(a.store(2, Ring::Data, &vec![1; max + 1]), Err(Refused::TooLarge));
+    let used = || a.status().lanes[0].used_bytes;
+    let written = |n| wait("written", || a.status().counters.records_written == n);
+    written(1);
+    assert!(used() > max as u64);
+    a.released(2, Ring::Data, 1);
+    assert_eq!(used(), 0);
+    a.store(2, Ring::Express, b"x").unwrap();
+    written(2);
+    assert_eq!(used(), 4096);
+    a.reset_lane(2);
+    assert_eq!(used(), 0);
+
+    let (b, b_facts) = up(&path, 2);
+    let beats = |f: &Fact| matches!(f, Fact::PeerBeat { node: 1, .. });
+    wait("each other", || b_facts.lock().unwrap().iter().any(beats));
+    b.set_reader_mode(Mode::Standby { interval: Duration::from_secs(3600).as_micros() as u64 });
+    a.set_beat_interval(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_millis(100));
+    a.store(2, Ring::Express, b"knock").unwrap();
+    written(3);
+    // Until the next beat announces it, only a doorbell tells.
+    b.wake_reader();
+    wait("read", || frames(&b_facts) == [&b"knock"[..]]);
+    for handle in [a, b] {
+        assert!(handle.shutdown(Duration::from_secs(10)));
+    }
+}
+
 fn memory_volume() -> (Arc<FaultDevice<MemoryDevice>>, Scratch) {
     let dir = Scratch::new("memory");
     let path = dir.join("v");
@@ -225,6 +301,10 @@ fn a_stuck_operation_is_told_and_shutdown_does_not_wait_for_it() {
     wait("failed", || handle.status().state == VolumeState::Failed);
     device.fail_writes(None);
     wait("up again", || handle.status().state == VolumeState::Up);
+    device.fail_reads(Some(IoFaultKind::Eio));
+    wait("blind", || handle.status().state == VolumeState::Failed);
+    device.fail_reads(None);
+    wait("it sees again", || handle.status().state == VolumeState::Up);
     device.stall(true);
     std::thread::sleep(Duration::from_millis(100));
     assert!(!handle.shutdown(Duration::from_millis(100)), "a thread was left behind");
