@@ -254,7 +254,7 @@ fn a_handle_passes_on_what_it_is_told() {
     let (b, b_facts) = up(&path, 2);
     let beats = |f: &Fact| matches!(f, Fact::PeerBeat { node: 1, .. });
     wait("each other", || b_facts.lock().unwrap().iter().any(beats));
-    b.set_reader_mode(Mode::Standby { interval: Duration::from_secs(3600).as_micros() as u64 });
+    b.set_reader_mode(Mode::Standby { interval: 3_600_000_000 });
     a.set_beat_interval(Duration::from_secs(2));
     std::thread::sleep(Duration::from_millis(100));
     a.store(2, Ring::Express, b"knock").unwrap();

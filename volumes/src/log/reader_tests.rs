@@ -474,6 +474,10 @@ fn a_table_wakes_the_reader_only_with_news() {
     assert_eq!(table(&mut b, 6, head(2, 1)), Look::Sleep(us), "it was read already");
     assert_eq!(table(&mut b, 4, head(3, 2)), Look::Sleep(us), "a table that goes backwards");
     assert_eq!(table(&mut b, 7, head(3, 2)), Look::At(Ring::Express, 1, 1));
+    b.nothing();
+    let (looks, us) = b.round();
+    assert_eq!((&looks[..], us), (&[Look::At(Ring::Data, 0, 1)][..], 500), "2 is awaited");
+    assert_eq!(table(&mut b, 8, head(3, 2)), Look::Sleep(500), "known, and awaited already");
 }
 
 #[test]
