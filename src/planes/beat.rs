@@ -316,7 +316,7 @@ impl Work {
                     Duration::from_nanos(wall_ns.saturating_sub(stamp))
                 });
                 let at = if waited <= WAIT_MAX { now - waited } else { now };
-                for bytes in message.bytes.chunks(message.segment) {
+                for bytes in message.datagrams() {
                     let item = if bytes.first() == Some(&FIRST_BYTE_BEAT) {
                         self.pulse.open(at, bytes).map(FromBeat::Heard)
                     } else {

@@ -141,7 +141,7 @@ impl Udp {
             };
             let now = clock::now();
             for message in (0..count).filter_map(|i| self.received.get(i)) {
-                for datagram in message.bytes.chunks(message.segment) {
+                for datagram in message.datagrams() {
                     take(now, message.from, datagram);
                 }
             }

@@ -2,7 +2,8 @@
 //!
 //! Awkward cases: the kernel may cut a datagram longer than the buffer (flagged, dropped here); a
 //! pending ICMP error of an earlier datagram makes an innocent send fail (the caller tries that
-//! one again); control messages must be aligned like `cmsghdr`, hence the buffers of `u64`.
+//! one again); control messages must be aligned like `cmsghdr`, hence the buffers of `u64` and
+//! [`Control`].
 
 use std::{
     io, mem,
@@ -17,8 +18,11 @@ use socket2::{SockAddr, SockAddrStorage};
 pub(crate) const BATCH: usize = 16;
 /// Segments per message: the kernel takes 128, half of it already amortises everything.
 pub(crate) const SEGMENTS_MAX: usize = 64;
-/// Room for the control messages we ask for (segment size, time stamp), in eight-byte words.
-const CONTROL_WORDS: usize = 12;
+
+/// Room for the control messages we ask for (segment size, time stamp).
+#[derive(Clone, Copy)]
+#[repr(align(8))]
+struct Control([u8; 96]);
 
 /// Buffers for one batch of received messages.
 pub(crate) struct ReceiveBatch {
@@ -46,6 +50,13 @@ pub(crate) struct Received<'a> {
     pub(crate) stamp_ns: Option<u64>,
 }
 
+impl<'a> Received<'a> {
+    /// The datagrams that were merged into this message.
+    pub(crate) fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.bytes.chunks(self.segment)
+    }
+}
+
 impl std::fmt::Debug for ReceiveBatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ReceiveBatch").field("bytes_each", &self.bytes_each).finish_non_exhaustive()
@@ -68,7 +79,7 @@ impl ReceiveBatch {
                 mem::zeroed::<[libc::mmsghdr; BATCH]>(),
             )
         };
-        let mut controls = [[0_u64; CONTROL_WORDS]; BATCH];
+        let mut controls = [Control([0; 96]); BATCH];
         for (i, buffer) in self.storage.chunks_exact_mut(self.bytes_each).enumerate() {
             iovecs[i] = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
             let header = &mut headers[i].msg_hdr;
@@ -76,8 +87,8 @@ impl ReceiveBatch {
             header.msg_namelen = socklen(size_of::<libc::sockaddr_storage>());
             header.msg_iov = &raw mut iovecs[i];
             header.msg_iovlen = 1;
-            header.msg_control = controls[i].as_mut_ptr().cast();
-            header.msg_controllen = size_of_val(&controls[i]) as _;
+            header.msg_control = controls[i].0.as_mut_ptr().cast();
+            header.msg_controllen = size_of_val(&controls[i].0) as _;
         }
         // SAFETY: every header points to a name, one iovec and a control buffer that live on this
         // stack frame or in `self.storage`, with their true sizes, and nothing else refers to them
@@ -97,10 +108,10 @@ impl ReceiveBatch {
             let cut = header.msg_flags & libc::MSG_TRUNC != 0;
             let length = if cut { 0 } else { headers[i].msg_len as usize };
             let from = socket_address(&names[i], header.msg_namelen).map(unmapped);
-            let mut message = Message { from, length, segment: length.max(1), stamp_ns: None };
-            // SAFETY: the kernel just filled this header; its control buffer is still alive.
-            unsafe { read_control(header, &mut message) };
-            self.messages[i] = message;
+            let control = controls[i].0.get(..header.msg_controllen).unwrap_or_default();
+            let Notes { segment, stamp_ns } = notes(control);
+            let segment = segment.unwrap_or_else(|| length.max(1));
+            self.messages[i] = Message { from, length, segment, stamp_ns };
         }
         Ok(count)
     }
@@ -119,37 +130,57 @@ impl ReceiveBatch {
     }
 }
 
-/// Reads what the kernel said about one message.
-///
-/// # Safety
-/// `header` was filled by a successful receive call and its control buffer is alive.
-unsafe fn read_control(header: &libc::msghdr, message: &mut Message) {
-    // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR walk only inside the control buffer of `header`, which
-    // the caller guarantees; data is read unaligned and only after its length was checked.
-    unsafe {
-        let mut cursor = libc::CMSG_FIRSTHDR(header);
-        while let Some(control) = cursor.as_ref() {
-            let data = libc::CMSG_DATA(control);
-            let length = control.cmsg_len;
-            match (control.cmsg_level, control.cmsg_type) {
-                (libc::SOL_UDP, libc::UDP_GRO) if length >= libc::CMSG_LEN(4) as usize => {
-                    let size = data.cast::<i32>().read_unaligned();
-                    message.segment = usize::try_from(size).unwrap_or(0).max(1);
+/// What the kernel said beside one message.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Notes {
+    /// Length of each of the datagrams merged into it, at least 1.
+    pub(crate) segment: Option<usize>,
+    /// Wall clock of arrival, nanoseconds.
+    pub(crate) stamp_ns: Option<u64>,
+}
+
+/// Reads control messages; the first that does not fit is the end.
+pub(crate) fn notes(mut control: &[u8]) -> Notes {
+    let mut notes = Notes::default();
+    while let Some((kind, data, rest)) = split_control(control) {
+        match kind {
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                if let Some(size) = data.first_chunk() {
+                    let size = usize::try_from(i32::from_ne_bytes(*size));
+                    notes.segment = Some(size.unwrap_or(0).max(1));
                 }
-                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS)
-                    if length >= libc::CMSG_LEN(16) as usize =>
-                {
-                    let stamp = data.cast::<libc::timespec>().read_unaligned();
-                    message.stamp_ns = u64::try_from(stamp.tv_sec).ok().and_then(|s| {
-                        s.checked_mul(1_000_000_000)?
-                            .checked_add(u64::try_from(stamp.tv_nsec).ok()?)
+            }
+            (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                // Two numbers of 64 bits: seconds and nanoseconds.
+                if let ([seconds, nanos, ..], _) = data.as_chunks() {
+                    let number = |bytes| u64::try_from(i64::from_ne_bytes(bytes)).ok();
+                    notes.stamp_ns = number(*seconds).and_then(|seconds| {
+                        seconds.checked_mul(1_000_000_000)?.checked_add(number(*nanos)?)
                     });
                 }
-                _ => {}
             }
-            cursor = libc::CMSG_NXTHDR(header, control);
+            _ => {}
         }
+        control = rest;
     }
+    notes
+}
+
+/// A control message's level and type, its data, and what follows.
+type SplitControl<'a> = Option<((i32, i32), &'a [u8], &'a [u8])>;
+
+fn split_control(bytes: &[u8]) -> SplitControl<'_> {
+    fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+        bytes.get(at..)?.first_chunk().copied()
+    }
+    let length =
+        field(bytes, mem::offset_of!(libc::cmsghdr, cmsg_len)).map(usize::from_ne_bytes)?;
+    let level = field(bytes, mem::offset_of!(libc::cmsghdr, cmsg_level)).map(i32::from_ne_bytes)?;
+    let kind = field(bytes, mem::offset_of!(libc::cmsghdr, cmsg_type)).map(i32::from_ne_bytes)?;
+    let data = bytes.get(size_of::<libc::cmsghdr>()..length)?;
+    // Headers are aligned; the padding of the last message may be missing.
+    let next = length.next_multiple_of(align_of::<libc::cmsghdr>());
+    Some(((level, kind), data, bytes.get(next..).unwrap_or_default()))
 }
 
 /// Datagrams to one address that leave as one message: all as long as the first, only the last
