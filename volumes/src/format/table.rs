@@ -218,7 +218,7 @@ impl Table {
                             newest = Some(e);
                         }
                     }
-                    None if block.iter().all(|&b| b == 0) => table.blank += 1,
+                    None if *block == [0; BLOCK_MIN][..block.len()] => table.blank += 1,
                     None => table.damaged += 1,
                 }
             }
