@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::{
     ClassRules,
     packet::{Fragments, View, Vnet, segments},
+    secure::Agreement,
 };
 
 /// What the core sees of an IP packet: source, destination, flow.
@@ -29,4 +30,9 @@ pub fn complete(raw: &[u8]) -> Option<(bool, Vec<u8>)> {
     let (vnet, packet) = Vnet::read(raw)?;
     let mut packet = packet.to_vec();
     Some((vnet.finish(&mut packet), packet))
+}
+
+/// Makes an agreement what it was when it was new, so that many inputs can share the cost of one.
+pub fn forget(agreement: &mut Agreement) {
+    agreement.forget();
 }

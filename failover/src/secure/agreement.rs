@@ -191,6 +191,16 @@ impl Agreement {
         })
     }
 
+    /// As after [`Self::new`], without the multiplications on the curve that cost most of it.
+    pub(crate) fn forget(&mut self) {
+        self.peer_epoch = 0;
+        self.pending = None;
+        self.answered = None;
+        self.sent_at = None;
+        self.retry_at = Time::ZERO;
+        self.retry_step = RETRY_FIRST;
+    }
+
     /// Whether this side sends the first Noise message.
     #[must_use]
     pub fn initiates(&self) -> bool {

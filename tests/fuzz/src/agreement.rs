@@ -59,24 +59,35 @@ fn side(us: u8) -> Agreement {
 struct Pair {
     sides: [Agreement; 2],
     worlds: [Quiet; 2],
-    /// Something beyond counters may have changed: the pair is not used for another input.
+    /// Something beyond counters may have changed.
     touched: bool,
 }
 
+impl Pair {
+    fn new() -> Self {
+        Self { sides: [side(1), side(2)], worlds: worlds(), touched: false }
+    }
+
+    fn forget(&mut self) {
+        self.sides.iter_mut().for_each(failover::fuzz::forget);
+        self.worlds = worlds();
+        self.touched = false;
+    }
+}
+
+fn worlds() -> [Quiet; 2] {
+    [Quiet::default(), Quiet { drawn: 7 }]
+}
+
 thread_local! {
-    // Making a pair costs four multiplications on the curve; one that refused everything without
-    // a trace is as good as new.
+    // Making a pair costs several multiplications on the curve, more than most inputs do.
     static SPARE: RefCell<Option<Pair>> = const { RefCell::new(None) };
 }
 
 /// Steps of (what, how, how much) drive the two sides; only what a side really said may make the
 /// other agree, and what both agreed on fits.
 pub(crate) fn agreement(data: &[u8]) {
-    let mut pair = SPARE.take().unwrap_or_else(|| Pair {
-        sides: [side(1), side(2)],
-        worlds: [Quiet::default(), Quiet { drawn: 7 }],
-        touched: false,
-    });
+    let mut pair = SPARE.take().unwrap_or_else(Pair::new);
     // What each side said, in order, and the keys each side has.
     let mut said: [Vec<Vec<u8>>; 2] = [Vec::new(), Vec::new()];
     let mut agreed: [BTreeMap<u32, Agreed>; 2] = [BTreeMap::new(), BTreeMap::new()];
@@ -92,7 +103,6 @@ pub(crate) fn agreement(data: &[u8]) {
         let from = 1 - to;
         let message = match what >> 1 & 7 {
             0 | 1 => {
-                pair.touched = true;
                 said[to].extend(
                     pair.sides[to].poll(now, &mut pair.worlds[to]).map(|bytes| bytes.to_vec()),
                 );
@@ -140,9 +150,8 @@ pub(crate) fn agreement(data: &[u8]) {
             fit(other, keys);
         }
     }
-    if !pair.touched {
-        SPARE.set(Some(pair));
-    }
+    pair.forget();
+    SPARE.set(Some(pair));
 }
 
 fn deliver(
@@ -256,11 +265,7 @@ pub(crate) fn handshake(data: &[u8]) {
 
 /// A hello, an init, the answer.
 fn settle() -> Settled {
-    let mut pair = Pair {
-        sides: [side(1), side(2)],
-        worlds: [Quiet::default(), Quiet { drawn: 7 }],
-        touched: false,
-    };
+    let mut pair = Pair::new();
     let mut said = [Vec::new(), Vec::new()];
     let mut agreed = [BTreeMap::new(), BTreeMap::new()];
     let now = Time(1_000_000);
