@@ -8,11 +8,15 @@
 
 mod admin;
 mod agreement;
+mod batch;
 mod core;
 #[path = "../../../src/planes/framing.rs"]
 #[allow(dead_code, missing_docs, reason = "the room of another crate, as it is")]
 mod framing;
 mod meter;
+#[path = "../../../src/sys/mmsg.rs"]
+#[allow(dead_code, missing_docs, reason = "the room of another crate, as it is")]
+mod mmsg;
 mod packets;
 mod peer;
 pub mod seeds;
@@ -26,6 +30,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("admin", admin::admin),
     ("agreement", agreement::agreement),
+    ("batch", batch::batch),
     ("config", admin::config),
     ("control", core::control),
     ("frame", core::frame),

@@ -188,6 +188,15 @@ fn packets() -> Vec<Seed> {
     }
     raw.extend_from_slice(&four);
     seeds.push(("segment", "raw", raw));
+    // Twice the length of control messages (as a plan, then as they are), they, then datagrams.
+    let mut batch = vec![2 * 24, 0, 4, 3, 0, 0, 0, 1, 16];
+    batch.extend_from_slice(&[1; 16]);
+    batch.extend_from_slice(b"onetwothr");
+    seeds.push(("batch", "merged", batch));
+    let mut batch =
+        vec![2 * 20 + 1, 20, 0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 0, 104, 0, 0, 0, 4, 0, 0, 0];
+    batch.extend_from_slice(b"fourfivesi");
+    seeds.push(("batch", "raw", batch));
     seeds
 }
 
