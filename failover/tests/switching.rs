@@ -129,9 +129,9 @@ fn a_short_suspicion_is_reversible_and_loses_nothing() {
     let mut pair = Pair::settled();
     pair.stream(1, 100);
     pair.network = [false; 2];
-    pair.stream(101, 34);
+    pair.stream(101, 38);
     pair.network = [true; 2];
-    pair.stream(135, 504);
+    pair.stream(139, 500);
     pair.run(20);
     assert_eq!(routes(&pair), [Route::Network; 2]);
     for side in 0..2 {

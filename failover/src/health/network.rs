@@ -348,7 +348,7 @@ impl Network {
     fn reported(&self, at: Time) -> Judged {
         let (former, until) = self.former_interval;
         let usual = if at < until { self.our_interval.max(former) } else { self.our_interval };
-        let late = at.since(self.confirmed_at).saturating_sub(usual);
+        let late = at.since(self.confirmed_at).saturating_sub(usual + VOUCH_SLACK);
         self.by_lateness(late, Reason::PeerDoesNotHearUs)
     }
 

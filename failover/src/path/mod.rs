@@ -466,7 +466,7 @@ mod tests {
     fn suspicion_and_return_last_a_least_time() {
         let well = evidence(Verdict::Up, Verdict::Up);
         for (state, least) in [
-            (State::Hedging { since: T0 }, HEDGE_MIN),
+            (State::Hedging { least: T0 + HEDGE_MIN }, HEDGE_MIN),
             (State::Returning { since: T0 }, RETURN_MIN),
         ] {
             let mut machine = machine(state);
@@ -525,7 +525,7 @@ mod tests {
     #[test]
     fn giving_up_soon_after_coming_back_is_a_flap() {
         let (second, tick) = (Duration::from_secs(1), Duration::from_micros(1));
-        for from in [State::Network, State::Hedging { since: T0 }] {
+        for from in [State::Network, State::Hedging { least: T0 }] {
             assert_eq!(hold_after(0, from, 2 * second - tick), 2 * second, "{from:?}");
             assert_eq!(hold_after(0, from, 2 * second), second, "{from:?}");
         }
@@ -608,7 +608,7 @@ mod tests {
         assert_eq!(why(State::Network, Down, Up), format!("network down: {n}"));
         assert_eq!(why(State::Network, Down, Suspect), both("down", "suspect"));
         assert_eq!(why(State::Network, Verdict::Disabled, Down), both("disabled", "down"));
-        assert_eq!(why(State::Hedging { since: past }, Up, Up), "network up");
+        assert_eq!(why(State::Hedging { least: past }, Up, Up), "network up");
         assert_eq!(why(State::Storage, Up, Down), format!("storage down: {s}"));
         assert_eq!(why(State::Storage, Up, Up), "network good again, hold time over");
         assert_eq!(why(doubt, Up, Down), format!("storage down: {s}"));

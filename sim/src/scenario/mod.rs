@@ -13,7 +13,7 @@ pub mod five_hosts;
 pub mod flapping;
 pub mod foreign_data;
 pub mod frozen_machine;
-mod hole_and_loss;
+pub mod hole_and_loss;
 pub mod isolated;
 pub mod loss_and_reorder;
 pub mod lost_writes;
