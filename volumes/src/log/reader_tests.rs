@@ -512,6 +512,24 @@ fn it_spins_for_a_millisecond_after_a_record_and_then_naps() {
 }
 
 #[test]
+fn naps_grow_from_the_twentieth_idle_millisecond_on() {
+    let nap = |idle| {
+        let mut b = Bench::at_start();
+        while b.look() != Look::At(Ring::Express, 0, 1) {
+            b.nothing();
+        }
+        b.answer(b.record(Ring::Express, 1, 0, 100));
+        while matches!(b.look(), Look::At(..)) && b.reader.counters().polls < 6 {
+            b.nothing();
+        }
+        b.sleep_through(idle);
+        b.nothing();
+        b.round().1
+    };
+    assert_eq!((nap(19_999), nap(20_000)), (50, 100));
+}
+
+#[test]
 fn an_idle_reader_looks_into_a_mailbox_several_times_per_beat() {
     let mut b = Bench::at_start();
     assert_eq!(b.look(), Look::Letter);
