@@ -253,7 +253,9 @@ impl Counted {
     }
 
     /// Notes a time without packets. One that covers the cut belongs to the cut however long it
-    /// lasted; any other that ends after the heal belongs to the heal.
+    /// lasted, and so does one that lies mostly before the heal: it began with the first packet
+    /// that was not carried, a moment after the cut. Any other that ends after the heal belongs to
+    /// the heal.
     fn silence(&mut self, from: u64, to: u64, clock: &Clock) {
         let (cut, healed) =
             (clock.cut.load(Ordering::Acquire), clock.healed.load(Ordering::Acquire));
@@ -263,7 +265,8 @@ impl Counted {
         if to < cut {
             return;
         }
-        if from <= cut || to < healed {
+        let within = healed.saturating_sub(from);
+        if from <= cut || to < healed || within > to.saturating_sub(healed) {
             self.tally.silence_at_cut = self.tally.silence_at_cut.max(length);
         } else {
             self.tally.silence_at_heal = self.tally.silence_at_heal.max(length);
@@ -457,6 +460,9 @@ mod tests {
         counted.silence(4_990, 5_100, &clock);
         counted.silence(6_000, 6_050, &clock);
         assert_eq!(counted.tally.silence_at_cut, Duration::from_nanos(510));
+        assert_eq!(counted.tally.silence_at_heal, Duration::from_nanos(110));
+        counted.silence(1_003, 5_010, &clock);
+        assert_eq!(counted.tally.silence_at_cut, Duration::from_nanos(4_007));
         assert_eq!(counted.tally.silence_at_heal, Duration::from_nanos(110));
         counted.silence(900, 9_000, &clock);
         assert_eq!(counted.tally.silence_at_cut, Duration::from_nanos(8_100));
