@@ -264,8 +264,8 @@ impl TurnLoop {
 
     /// Hands over what waits; true when a plane stopped at its bound.
     ///
-    /// The clock is read after each plane gave what it has: whoever was stopped in between would
-    /// take what came meanwhile for young.
+    /// The clock is read after a plane gave what came from peers: whoever was stopped in between
+    /// would take what came meanwhile for young. For our own packets it is read before.
     fn read(&mut self) -> bool {
         self.read_beats();
         self.read_links();
