@@ -222,11 +222,16 @@ impl Node {
 
     pub(crate) fn finish(&mut self, now: Time, world: &mut dyn World) -> Time {
         let late = self.promised.map_or(Duration::ZERO, |promised| now.since(promised));
-        for peer in self.peers.values_mut() {
+        // Most turns are about one peer: the others would only find that nothing changed.
+        let mut news = false;
+        for peer in self.peers.values_mut().filter(|p| p.is_due(now, late)) {
             peer.finish(now, late, world);
+            news = true;
         }
-        self.volumes(now, world);
-        let next = self.peers.values().map(|p| p.next(now)).min().unwrap_or(Time::NEVER);
+        if news {
+            self.volumes(now, world);
+        }
+        let next = self.peers.values().map(Peer::due).min().unwrap_or(Time::NEVER);
         let next = next.max(now + Duration::from_micros(1));
         self.promised = Some(next);
         next
@@ -235,11 +240,14 @@ impl Node {
     /// Tells volumes how eager to be: as eager as the most eager peer needs.
     fn volumes(&mut self, now: Time, world: &mut dyn World) {
         for (id, volume) in &mut self.volumes {
-            let on = |peer: &&mut Peer| {
+            let on = |peer: &Peer| {
                 peer.options.send_volume == Some(*id) || peer.options.receive_volume == Some(*id)
             };
-            let active = self.peers.values_mut().filter(on).any(|p| p.wants_storage(now));
-            let quick = self.peers.values_mut().filter(on).any(|p| p.wants_quick_beats(now));
+            let (mut active, mut quick) = (false, false);
+            for peer in self.peers.values().filter(|p| on(p)) {
+                active |= peer.wants().storage;
+                quick |= peer.wants().quick_beats;
+            }
             if volume.active != Some(active) {
                 volume.active = Some(active);
                 world.put(Output::Volume(*id, VolumeOrder::Poll { active }));
@@ -250,7 +258,7 @@ impl Node {
             if volume.interval != Some(interval) {
                 volume.interval = Some(interval);
                 world.put(Output::Volume(*id, VolumeOrder::BeatEvery(interval)));
-                for peer in self.peers.values_mut().filter(on) {
+                for peer in self.peers.values_mut().filter(|p| on(p)) {
                     peer.set_storage_interval(now, interval);
                 }
             }

@@ -32,7 +32,7 @@ impl World {
         let incarnation = machine.incarnation;
         let Some(daemon) = &mut machine.daemon else { return };
         let woken = std::mem::take(&mut daemon.store.woken);
-        for role in woken {
+        for role in Role::ALL.into_iter().filter(|r| woken[*r as usize]) {
             let at = self.now + self.rng.range(3, 30);
             let Some(daemon) = &mut self.host(host).daemon else { return };
             let seat = &mut daemon.store.seats[role as usize];

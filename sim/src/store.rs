@@ -89,7 +89,7 @@ pub(crate) struct Store {
     interval: u64,
     refused: BTreeSet<u8>,
     /// Machines that were changed from outside and should look again.
-    pub(crate) woken: BTreeSet<Role>,
+    pub(crate) woken: [bool; 3],
     pub(crate) out: VecDeque<FromStore>,
     facts: Vec<Fact>,
     /// What is worth a line in the trace and nothing to the core.
@@ -139,7 +139,7 @@ impl Store {
             active: true,
             interval,
             refused: BTreeSet::new(),
-            woken: Role::ALL.into(),
+            woken: [true; 3],
             out: VecDeque::new(),
             facts: Vec::new(),
             notes: Vec::new(),
@@ -154,7 +154,7 @@ impl Store {
         match self.writer.store(now, to.get(), ring_of(ring), frame) {
             Ok(()) => {
                 if !self.writer.is_writing() {
-                    self.woken.insert(Role::Writer);
+                    self.woken[Role::Writer as usize] = true;
                 }
             }
             Err(_) => {
@@ -165,7 +165,7 @@ impl Store {
 
     pub(crate) fn mailbox(&mut self, to: NodeId, message: &[u8]) {
         let taken: Result<(), Refused> = self.writer.mailbox(to.get(), message);
-        self.woken.insert(Role::Writer);
+        self.woken[Role::Writer as usize] = true;
         if taken.is_err() {
             self.refused.insert(to.get());
         }
@@ -180,20 +180,20 @@ impl Store {
             VolumeOrder::BeatEvery(interval) => {
                 self.interval = failover::micros(interval);
                 self.keeper.set_interval(self.interval);
-                self.woken.insert(Role::Keeper);
+                self.woken[Role::Keeper as usize] = true;
                 self.set_mode(now);
             }
             VolumeOrder::BeatNow => {
                 self.keeper.beat_now();
-                self.woken.insert(Role::Keeper);
+                self.woken[Role::Keeper as usize] = true;
             }
             VolumeOrder::Released { to, ring, number } => {
                 self.writer.released(to.get(), ring_of(ring), number);
-                self.woken.insert(Role::Writer);
+                self.woken[Role::Writer as usize] = true;
             }
             VolumeOrder::ResetLane { to } => {
                 self.writer.reset_lane(to.get());
-                self.woken.insert(Role::Writer);
+                self.woken[Role::Writer as usize] = true;
             }
         }
     }
@@ -202,7 +202,7 @@ impl Store {
         let mode =
             if self.active { Mode::Active } else { Mode::Standby { interval: self.interval } };
         self.reader.set_mode(now, mode);
-        self.woken.insert(Role::Reader);
+        self.woken[Role::Reader as usize] = true;
     }
 
     /// Refusals since the last call, as facts; true when there were any.
@@ -324,7 +324,7 @@ impl Store {
             && let Some(table) = self.keeper.take_table()
         {
             self.reader.table_update(now, &table);
-            self.woken.insert(Role::Reader);
+            self.woken[Role::Reader as usize] = true;
         }
         self.report(now);
     }
@@ -366,11 +366,11 @@ impl Store {
                 }
                 Fact::MailboxWritten { .. } => {
                     self.keeper.beat_now();
-                    self.woken.insert(Role::Keeper);
+                    self.woken[Role::Keeper as usize] = true;
                 }
                 Fact::PeerRead { node, ring, number } => {
                     self.writer.released(*node, *ring, *number);
-                    self.woken.insert(Role::Writer);
+                    self.woken[Role::Writer as usize] = true;
                 }
                 Fact::Missing { from, ring, last, .. } => {
                     self.did.push(Did::Missed { from: *from, ring: *ring, last: *last });
@@ -381,7 +381,7 @@ impl Store {
                 }
                 Fact::Attached { epoch } => {
                     self.did.push(Did::Attached { epoch: *epoch });
-                    self.woken.insert(Role::Writer);
+                    self.woken[Role::Writer as usize] = true;
                 }
                 _ => {}
             }

@@ -76,28 +76,13 @@ impl Ev {
     }
 }
 
-#[derive(Debug)]
+/// When an event happens, after which others of that moment, and where it is kept: small, because
+/// the heap moves it about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Scheduled {
     at: u64,
     order: u64,
-    event: Ev,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
+    slot: usize,
 }
 
 /// Everything there is.
@@ -105,6 +90,9 @@ impl Ord for Scheduled {
 pub(crate) struct World {
     pub(crate) now: u64,
     heap: BinaryHeap<Reverse<Scheduled>>,
+    /// Events by slot, and slots that are free.
+    waiting: Vec<Option<Ev>>,
+    free: Vec<usize>,
     order: u64,
     pub(crate) rng: Rng,
     pub(crate) plan: Plan,
@@ -142,6 +130,8 @@ impl World {
         let mut world = Self {
             now: 0,
             heap: BinaryHeap::new(),
+            waiting: Vec::new(),
+            free: Vec::new(),
             order: 0,
             hosts,
             keys: public_keys(plan.hosts),
@@ -201,7 +191,12 @@ impl World {
 
     pub(crate) fn push(&mut self, at: u64, event: Ev) {
         self.order += 1;
-        self.heap.push(Reverse(Scheduled { at: at.max(self.now), order: self.order, event }));
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.waiting.push(None);
+            self.waiting.len() - 1
+        });
+        self.waiting[slot] = Some(event);
+        self.heap.push(Reverse(Scheduled { at: at.max(self.now), order: self.order, slot }));
     }
 
     pub(crate) fn host(&mut self, host: u8) -> &mut Host {
@@ -218,7 +213,9 @@ impl World {
             self.now = until;
             return false;
         }
-        let Some(Reverse(Scheduled { at, event, .. })) = self.heap.pop() else { return false };
+        let Some(Reverse(Scheduled { at, slot, .. })) = self.heap.pop() else { return false };
+        let Some(event) = self.waiting[slot].take() else { return false };
+        self.free.push(slot);
         self.now = at;
         self.events += 1;
         self.handle(event);

@@ -14,11 +14,17 @@ mod network;
 mod recovery;
 mod storage;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 pub(crate) use network::{Network, Settings};
 pub(crate) use recovery::Recovery;
 pub(crate) use storage::Storage;
+
+/// Our own loop may be late by this without being excused: beats carry the moment they came off
+/// the wire, so only a pause of the whole process hides them.
+pub(crate) const OWN_LATENESS: Duration = Duration::from_millis(100);
 
 /// How a path stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use super::{Judged, Reason, Verdict, lateness::Lateness};
+use super::{Judged, OWN_LATENESS, Reason, Verdict, lateness::Lateness};
 use crate::{
     Path, Time,
     beat::{Beat, Echo},
@@ -30,9 +30,6 @@ const REPORT_LIFE: Duration = Duration::from_millis(300);
 const VOUCH_SLACK: Duration = Duration::from_millis(3);
 /// Data without a trace is given up after this, although beats pass.
 const STALL_DOWN: Duration = Duration::from_millis(500);
-/// Our own loop may be late by this without being excused: beats carry the moment they came off
-/// the wire, so only a pause of the whole process hides them.
-const OWN_LATENESS: Duration = Duration::from_millis(100);
 /// The first beat after the due moment by which a storage reader should be awake.
 const AWAKE: Duration = Duration::from_millis(4);
 

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::{Judged, Reason, Verdict, worse};
+use super::{Judged, OWN_LATENESS, Reason, Verdict, worse};
 use crate::{StorageFault, Time, VolumeFact, beat::Beat};
 
 /// Beyond the interval, how late an own beat or a table read may be.
@@ -20,9 +20,6 @@ const DEAD_INTERVALS: u32 = 5;
 const REPORT_LIFE: Duration = Duration::from_millis(400);
 /// A single failed operation is suspicious; one that nothing heals in this time is an outage.
 const FAULT_DOWN: Duration = Duration::from_millis(300);
-
-/// Our own loop may be late by this without being excused.
-const OWN_LATENESS: Duration = Duration::from_millis(100);
 
 /// The storage path to one peer.
 #[derive(Debug)]

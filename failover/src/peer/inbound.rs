@@ -47,6 +47,7 @@ impl Peer {
             self.prompted(now);
             return Err("unknown_key");
         };
+        self.touch();
         if opened.confirmed {
             self.new_keys(now, world);
         }
@@ -105,6 +106,7 @@ impl Peer {
     fn prompted(&mut self, now: Time) {
         if self.is_quiet(now) && self.keyring.current().is_some() {
             self.wants_keys = true;
+            self.touch();
         }
     }
 
@@ -137,6 +139,7 @@ impl Peer {
         let Some(agreement) = &mut self.agreement else { return Err("handshake_forged") };
         let (keys, answer) =
             agreement.receive(now, header, message, world).map_err(|r| r.cause())?;
+        self.touch();
         if message.kind == Kind::Hello {
             self.wants_keys = true;
         }
@@ -151,6 +154,7 @@ impl Peer {
 
     /// A handshake made keys.
     pub(crate) fn agree(&mut self, now: Time, keys: Agreed, world: &mut dyn World) {
+        self.touch();
         let confirmed = keys.confirmed;
         self.keyring.add(now, keys);
         if confirmed {
@@ -221,6 +225,7 @@ impl Peer {
         if self.is_cut(Path::Network) || !known {
             return;
         }
+        self.touch();
         if self.keyring.prove(now, heard.generation) {
             self.new_keys(now, world);
         }
@@ -255,6 +260,7 @@ impl Peer {
         if !sends && !receives {
             return;
         }
+        self.touch();
         if self.is_cut(Path::Storage) {
             // As if the volume were gone: neither our beats nor our reads count for this peer.
             if let VolumeFact::Drained { .. } = fact {
@@ -286,6 +292,7 @@ impl Peer {
 
     /// A fact about the network toward this peer.
     pub(crate) fn network(&mut self, now: Time, fact: &NetworkFact) {
+        self.touch();
         match fact {
             NetworkFact::Link { up, .. } => self.network.link(now, *up),
             NetworkFact::SendError { .. } => self.network.send_error(now),

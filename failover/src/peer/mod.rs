@@ -22,7 +22,7 @@ use crate::{
     beat::BeatOrder,
     canary::{Bug, planted},
     event,
-    health::{self, Network, Reason, Recovery, Settings, Storage, Verdict, worse},
+    health::{self, Judged, Network, Reason, Recovery, Settings, Storage, Verdict, worse},
     link::{Receiver, Sender, Window},
     path::{Evidence, Machine, State},
     queue::Queues,
@@ -87,6 +87,20 @@ pub(crate) struct Peer {
     speech: speak::Speech,
     said: Option<Verdicts>,
     mailbox: Option<(Bytes, Time)>,
+    /// The verdicts of the last finish.
+    seen: Seen,
+    wants: Wants,
+    /// When finish has something to do; zero once anything was handed in.
+    due: Time,
+}
+
+/// What the peer wants of its volumes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wants {
+    /// Storage is needed or may be in a moment: lanes are to be polled eagerly.
+    pub(crate) storage: bool,
+    /// The network is not in order: storage beats are to be quick.
+    pub(crate) quick_beats: bool,
 }
 
 /// Both directions of a kept channel.
@@ -114,6 +128,37 @@ struct Drill {
 struct Verdicts {
     network: Verdict,
     storage: Verdict,
+}
+
+/// What health says at one moment: asked once per finish, used all through it.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    network_in: Judged,
+    network_out: Judged,
+    storage_in: Judged,
+    storage_out: Judged,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        let unheard = (Verdict::Down, Reason::NeverHeard);
+        Self {
+            network_in: unheard,
+            network_out: unheard,
+            storage_in: unheard,
+            storage_out: unheard,
+        }
+    }
+}
+
+impl Seen {
+    fn network(&self) -> Judged {
+        worse(self.network_in, self.network_out)
+    }
+
+    fn storage(&self) -> Judged {
+        worse(self.storage_out, self.storage_in)
+    }
 }
 
 impl Peer {
@@ -167,6 +212,9 @@ impl Peer {
             speech: speak::Speech::default(),
             said: None,
             mailbox: None,
+            seen: Seen::default(),
+            wants: Wants::default(),
+            due: Time::ZERO,
             timing,
             options,
         };
@@ -181,6 +229,7 @@ impl Peer {
         options: PeerOptions,
         world: &mut dyn World,
     ) {
+        self.touch();
         self.timing = node.timing.clone();
         self.options = options;
         self.endpoint = 0;
@@ -196,6 +245,24 @@ impl Peer {
 
     // --- one turn ------------------------------------------------------------------------------
 
+    /// Something was handed in, and believed: what strangers say is no work for the next finish.
+    const fn touch(&mut self) {
+        self.due = Time::ZERO;
+    }
+
+    /// Whether [`Self::finish`] has anything to do. Whoever slept excuses everybody.
+    pub(crate) fn is_due(&self, now: Time, late: Duration) -> bool {
+        now >= self.due || late >= health::OWN_LATENESS
+    }
+
+    pub(crate) const fn due(&self) -> Time {
+        self.due
+    }
+
+    pub(crate) const fn wants(&self) -> Wants {
+        self.wants
+    }
+
     /// Everything that is worth doing once per batch of inputs.
     pub(crate) fn finish(&mut self, now: Time, late: Duration, world: &mut dyn World) {
         self.network.excuse(now, late);
@@ -207,6 +274,18 @@ impl Peer {
         self.pump(now, world);
         self.speak(now, world);
         self.beats(now, world);
+        self.wants =
+            Wants { storage: self.wants_storage(now), quick_beats: self.wants_quick_beats() };
+        self.due = self.next(now);
+    }
+
+    fn look(&self, now: Time) -> Seen {
+        Seen {
+            network_in: self.network.inbound(now),
+            network_out: self.network.outbound(now),
+            storage_in: self.storage.inbound(now),
+            storage_out: self.storage.outbound(now),
+        }
     }
 
     fn judge(&mut self, now: Time, world: &mut dyn World) {
@@ -221,13 +300,13 @@ impl Peer {
         // Half the time is left for the other path.
         self.storage.data_silence(silence(Path::Storage), self.timing.express_ttl / 2);
         self.network.update(now);
-        if self.network.inbound(now).0 != Verdict::Up || self.network.outbound(now).0 != Verdict::Up
-        {
+        self.seen = self.look(now);
+        if self.seen.network().0 != Verdict::Up {
             self.recovery.reset();
         }
         // A chain of at most a few moves: each is a step of its own, with its own reason.
         for _ in 0..4 {
-            let evidence = self.evidence(now);
+            let evidence = self.evidence();
             let Some(moved) = self.path.choose(now, &evidence) else { break };
             self.moved(now, &moved, world);
         }
@@ -246,10 +325,9 @@ impl Peer {
         self.recovery.proven_since().filter(|_| !slow)
     }
 
-    fn evidence(&self, now: Time) -> Evidence {
+    fn evidence(&self) -> Evidence {
         let keyed = self.keyring.current().is_some();
-        let network = self.network.outbound(now);
-        let storage = self.storage.outbound(now);
+        let Seen { network_out: network, storage_out: storage, .. } = self.seen;
         let unkeyed = (Verdict::Down, Reason::NeverHeard);
         let (network, storage) = if keyed { (network, storage) } else { (unkeyed, unkeyed) };
         Evidence {
@@ -329,7 +407,7 @@ impl Peer {
     /// Tells changes of verdicts and of the peer's state as events.
     fn tell(&mut self, now: Time, world: &mut dyn World) {
         let peer = self.id();
-        let (network, storage) = (self.network_judged(now), self.storage_judged(now));
+        let (network, storage) = (self.seen.network(), self.seen.storage());
         let verdicts = Verdicts { network: network.0, storage: storage.0 };
         let before = self.said.replace(verdicts);
         for (path, judged, before) in [
@@ -357,7 +435,7 @@ impl Peer {
         if self.network.said_goodbye() {
             (PeerState::Dead, "it said goodbye")
         } else if self.keyring.current().is_some()
-            && (heard(self.network.inbound(now).0) || heard(self.storage.inbound(now).0))
+            && (heard(self.seen.network_in.0) || heard(self.seen.storage_in.0))
         {
             (PeerState::Alive, "heard")
         } else if !heard(verdicts.network) && self.storage.peer_stands_still(now) {
@@ -367,16 +445,7 @@ impl Peer {
         }
     }
 
-    fn network_judged(&self, now: Time) -> health::Judged {
-        worse(self.network.inbound(now), self.network.outbound(now))
-    }
-
-    fn storage_judged(&self, now: Time) -> health::Judged {
-        worse(self.storage.outbound(now), self.storage.inbound(now))
-    }
-
-    /// Storage is needed or may be in a moment: lanes are to be polled eagerly.
-    pub(crate) fn wants_storage(&self, now: Time) -> bool {
+    fn wants_storage(&self, now: Time) -> bool {
         self.storage.is_configured()
             && !self.network.said_goodbye()
             && (now < self.storage_awake_until
@@ -385,10 +454,9 @@ impl Peer {
                 || self.peer_route.is_some_and(|r| r != Route::Network))
     }
 
-    /// The network is not in order: storage beats are to be quick.
-    pub(crate) fn wants_quick_beats(&self, now: Time) -> bool {
+    fn wants_quick_beats(&self) -> bool {
         self.storage.is_configured()
-            && (self.network_judged(now).0 != Verdict::Up || self.path.route() != Route::Network)
+            && (self.seen.network().0 != Verdict::Up || self.path.route() != Route::Network)
     }
 
     /// Traffic by storage is expected although the network is up: a ping, for one.
@@ -401,7 +469,7 @@ impl Peer {
     }
 
     /// When something is due here by time alone.
-    pub(crate) fn next(&self, now: Time) -> Time {
+    fn next(&self, now: Time) -> Time {
         let proven = self.proven_since();
         let mut next = self
             .network
@@ -410,7 +478,8 @@ impl Peer {
             .min(self.queues.next_stale())
             .min(self.speech.next())
             .min(self.cursors_due)
-            .min(if self.probes_wanted(now) { self.recovery.next() } else { Time::NEVER })
+            .min(if self.probes_wanted() { self.recovery.next() } else { Time::NEVER })
+            .min(if self.proving() { self.speech.proof_at() } else { Time::NEVER })
             .min(self.drill.map_or(Time::NEVER, |d| d.until));
         for kept in [&self.express, &self.datagram] {
             next = next.min(kept.tx.next_expiry()).min(kept.rx.next()).min(kept.rx.ack_at());
@@ -438,6 +507,7 @@ impl Peer {
         force: bool,
         world: &mut dyn World,
     ) {
+        self.touch();
         let peer = self.id();
         if length.is_zero() {
             if let Some(drill) = &mut self.drill {
@@ -448,10 +518,10 @@ impl Peer {
         let refused = match cut {
             _ if force => None,
             Cut::Both => Some("cutting both paths isolates the peer; add --force to do it".to_owned()),
-            Cut::Network => Some(self.storage_judged(now)).filter(|j| j.0 != Verdict::Up).map(|j| {
+            Cut::Network => Some(self.look(now).storage()).filter(|j| j.0 != Verdict::Up).map(|j| {
                 format!("the storage path, which would have to carry on, is not up ({}); add --force to do it all the same", j.1)
             }),
-            Cut::Storage => Some(self.network_judged(now)).filter(|j| j.0 != Verdict::Up).map(|j| {
+            Cut::Storage => Some(self.look(now).network()).filter(|j| j.0 != Verdict::Up).map(|j| {
                 format!("the network path, which would have to carry on, is not up ({}); add --force to do it all the same", j.1)
             }),
         };
@@ -496,8 +566,9 @@ impl Peer {
             at.map(|at| now.since(at).as_millis().try_into().unwrap_or(u64::MAX))
         };
         let us = |span: Option<Duration>| span.map(crate::micros);
-        let why = |judged: health::Judged| (judged.0 != Verdict::Up).then(|| judged.1.to_string());
-        let (network, storage) = (self.network_judged(now), self.storage_judged(now));
+        let why = |judged: Judged| (judged.0 != Verdict::Up).then(|| judged.1.to_string());
+        let seen = self.look(now);
+        let (network, storage) = (seen.network(), seen.storage());
         let mut counters = self.counters.clone();
         counters.queued =
             self.queues.packets() + self.express.tx.packets() + self.datagram.tx.packets();

@@ -65,6 +65,7 @@ impl Peer {
         packet: &[u8],
         raw: &[u8],
     ) {
+        self.touch();
         self.busy_until = now + super::BUSY;
         let is_super = vnet.is_super();
         let content = if is_super { raw } else { packet };

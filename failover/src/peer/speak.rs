@@ -103,6 +103,11 @@ impl Speech {
         self.interval.unwrap_or(timing.heartbeat_idle)
     }
 
+    /// When the peer is shown again that we have its keys.
+    pub(super) const fn proof_at(&self) -> Time {
+        self.prove_at
+    }
+
     pub(super) fn next(&self) -> Time {
         if self.urgent {
             Time::ZERO
@@ -113,6 +118,11 @@ impl Speech {
 }
 
 impl Peer {
+    /// The peer has not shown yet that it knows of our keys.
+    pub(super) fn proving(&self) -> bool {
+        self.keyring.current().is_some() && !self.keys_proved
+    }
+
     /// Everything that is to be said now.
     pub(super) fn speak(&mut self, now: Time, world: &mut dyn World) {
         if self.keyring.current().is_none() {
@@ -130,7 +140,7 @@ impl Peer {
     }
 
     fn receipts(&mut self, now: Time, world: &mut dyn World) {
-        let proving = !self.keys_proved && now >= self.speech.prove_at;
+        let proving = self.proving() && now >= self.speech.prove_at;
         let due = self.express.rx.ack_at() <= now
             || self.datagram.rx.ack_at() <= now
             || self.cursors_due <= now
@@ -156,7 +166,7 @@ impl Peer {
         let try_all = route == Route::Isolated || !self.keys_proved;
         // A network that is up again but still on hold carries receipts already: our storage may
         // be blind on the other side, and without receipts the peer's data seems to stall.
-        let held_back = self.network.outbound(now).0 == Verdict::Up;
+        let held_back = self.seen.network_out.0 == Verdict::Up;
         for path in [Path::Network, Path::Storage] {
             if let Some(frame) = frame.clone()
                 && (route.uses(path) || try_all || held_back && path == Path::Network)
@@ -167,12 +177,12 @@ impl Peer {
     }
 
     /// Only a way back to the network needs proof.
-    pub(super) fn probes_wanted(&self, now: Time) -> bool {
-        self.path.route() != Route::Network && self.network.inbound(now).0 == Verdict::Up
+    pub(super) fn probes_wanted(&self) -> bool {
+        self.path.route() != Route::Network && self.seen.network_in.0 == Verdict::Up
     }
 
     fn probes(&mut self, now: Time, world: &mut dyn World) {
-        if !self.probes_wanted(now) {
+        if !self.probes_wanted() {
             return;
         }
         if let Some(id) = self.recovery.probe(now) {
@@ -212,7 +222,7 @@ impl Peer {
     }
 
     fn pulses(&mut self, now: Time, world: &mut dyn World) {
-        let wanted = self.wants_quick_beats(now) || self.speech.goodbye;
+        let wanted = self.wants_quick_beats() || self.speech.goodbye;
         let urgent = std::mem::take(&mut self.speech.urgent);
         if !(wanted || urgent && self.storage.is_configured()) {
             self.speech.pulse_at = Time::NEVER;
@@ -263,7 +273,7 @@ impl Peer {
     pub(super) fn beats(&mut self, now: Time, world: &mut dyn World) {
         let busy = now < self.busy_until
             || self.path.route() != Route::Network
-            || self.network_judged(now).0 != Verdict::Up;
+            || self.seen.network().0 != Verdict::Up;
         let interval = if busy { self.timing.heartbeat } else { self.timing.heartbeat_idle };
         if self.speech.interval != Some(interval) {
             self.speech.interval = Some(interval);
@@ -313,6 +323,7 @@ impl Peer {
         via: Via,
         world: &mut dyn World,
     ) -> Result<(), String> {
+        self.touch();
         let path = match via {
             Via::Network => Path::Network,
             Via::Storage => Path::Storage,
@@ -348,6 +359,7 @@ impl Peer {
 
     /// Says goodbye over every path.
     pub(crate) fn goodbye(&mut self, now: Time, world: &mut dyn World) {
+        self.touch();
         self.speech.goodbye = true;
         self.speech.urge();
         self.beats(now, world);

@@ -1,6 +1,6 @@
 //! What a storage system holds of the volume: bytes, when each block changed, what was overwritten.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 
@@ -8,7 +8,6 @@ pub(super) const BLOCK: usize = 4096;
 /// Old contents are remembered for so long, for stale reads.
 const HISTORY: u64 = 2_000_000;
 const HISTORY_MAX: usize = 256;
-const CACHE_MAX: usize = 256;
 
 pub(super) fn at(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
@@ -23,7 +22,8 @@ pub(super) struct Image {
     changes: u64,
     /// What was overwritten: when, where, what.
     history: VecDeque<(u64, usize, Vec<u8>)>,
-    cache: BTreeMap<(u64, usize), (u64, Bytes)>,
+    /// By the block where it begins: the last copy handed out, and which change it shows.
+    copies: Vec<Option<(u64, Bytes)>>,
     /// Since when it is not our volume that lies here.
     pub(super) alien_since: Option<u64>,
 }
@@ -36,7 +36,7 @@ impl Image {
             changed: vec![0; blocks],
             changes: 0,
             history: VecDeque::new(),
-            cache: BTreeMap::new(),
+            copies: vec![None; blocks],
             alien_since: None,
         }
     }
@@ -77,17 +77,16 @@ impl Image {
     pub(super) fn read(&mut self, start: usize, len: usize) -> Bytes {
         let blocks = start / BLOCK..(start + len).div_ceil(BLOCK);
         let newest = self.changed[blocks].iter().copied().max().unwrap_or(0);
-        let key = (start as u64, len);
-        if let Some((stamp, bytes)) = self.cache.get(&key)
+        let copy = &mut self.copies[start / BLOCK];
+        if let Some((stamp, bytes)) = copy
             && *stamp == newest
+            && bytes.len() == len
+            && start.is_multiple_of(BLOCK)
         {
             return bytes.clone();
         }
-        if self.cache.len() >= CACHE_MAX {
-            self.cache.clear();
-        }
         let bytes = Bytes::copy_from_slice(&self.bytes[start..start + len]);
-        self.cache.insert(key, (newest, bytes.clone()));
+        *copy = start.is_multiple_of(BLOCK).then(|| (newest, bytes.clone()));
         bytes
     }
 

@@ -77,16 +77,16 @@ pub struct Disk {
     /// Another volume, for views that are `wrong`, and since when a host sees it.
     wrong: Option<Image>,
     wrong_since: BTreeMap<u8, u64>,
-    /// Which image a host sees.
-    seen: BTreeMap<u8, usize>,
+    /// Which image a host sees; like all that is kept per host, by its place in their row.
+    seen: Vec<usize>,
     snapshot: Option<Vec<Vec<u8>>>,
     keeps_history: bool,
     /// Parts of writes that have landed although the write has not ended: where, how long.
     halves: Vec<(Place, u64, usize)>,
     abandoned: Vec<Abandoned>,
-    /// Spells of stale reads: host, from when, until when.
-    spells: BTreeMap<u8, (u64, u64)>,
-    views: BTreeMap<u8, View>,
+    /// Spells of stale reads: from when, until when.
+    spells: Vec<(u64, u64)>,
+    views: Vec<View>,
     /// Something was written where nothing of ours may be written.
     pub(crate) breach: Option<String>,
     superblock: Superblock,
@@ -94,6 +94,11 @@ pub struct Disk {
 
 fn fault(kind: IoFaultKind) -> IoFault {
     IoFault::new(kind, "simulated")
+}
+
+/// The place of a host in their row.
+fn index(host: u8) -> usize {
+    usize::from(host) - 1
 }
 
 /// An empty volume of that superblock.
@@ -135,7 +140,7 @@ impl Disk {
         let bytes = formatted(&superblock);
         let images = if mirror.is_some() { 2 } else { 1 };
         // The first host's storage system, and that of all others.
-        let seen = (1..=machines).map(|h| (h, usize::from(h > 1).min(images - 1))).collect();
+        let seen = (1..=machines).map(|h| usize::from(h > 1).min(images - 1)).collect();
         Self {
             images: (0..images).map(|_| Image::new(bytes.clone())).collect(),
             mirror: mirror.map(Mirror::new),
@@ -146,8 +151,8 @@ impl Disk {
             keeps_history: false,
             halves: Vec::new(),
             abandoned: Vec::new(),
-            spells: BTreeMap::new(),
-            views: (1..=machines).map(|h| (h, View::good(latency))).collect(),
+            spells: vec![(0, 0); usize::from(machines)],
+            views: vec![View::good(latency); usize::from(machines)],
             breach: None,
             superblock,
         }
@@ -239,12 +244,12 @@ impl Disk {
     /// How a host sees it.
     #[must_use]
     pub fn view(&self, host: u8) -> View {
-        self.views.get(&host).copied().unwrap_or(View::good(100))
+        self.views[index(host)]
     }
 
     /// Changes how a host sees it.
     pub fn change(&mut self, now: u64, host: u8, change: impl FnOnce(&mut View)) {
-        let Some(view) = self.views.get_mut(&host) else { return };
+        let view = &mut self.views[index(host)];
         change(view);
         self.keeps_history |= view.stale > 0;
         if !view.wrong {
@@ -264,8 +269,7 @@ impl Disk {
 
     fn place(&self, host: u8) -> Place {
         let wrong = self.view(host).wrong && self.wrong.is_some();
-        let image = self.seen.get(&host).copied().unwrap_or(0);
-        if wrong { Place::Wrong } else { Place::Image(image) }
+        if wrong { Place::Wrong } else { Place::Image(self.seen[index(host)]) }
     }
 
     fn image(&mut self, place: Place) -> &mut Image {
@@ -455,11 +459,12 @@ impl Disk {
             fired.count(Fault::TornRead);
         }
         // Between two spells the cache is as good as new for a while.
-        let rested = self.spells.get(&host).is_none_or(|s| s.1 + 300_000 < now);
+        let (_, ended) = self.spells[index(host)];
+        let rested = ended == 0 || ended + 300_000 < now;
         if rng.chance(view.stale) && rested {
-            self.spells.insert(host, (now, now + rng.spread(500, view.stale_for)));
+            self.spells[index(host)] = (now, now + rng.spread(500, view.stale_for));
         }
-        let spell = self.spells.get(&host).copied().filter(|s| now < s.1);
+        let spell = Some(self.spells[index(host)]).filter(|s| now < s.1);
         let flips = rng.chance(view.flip);
         if spell.is_none() && !flips {
             return Ok(self.image(place).read(start, len));
