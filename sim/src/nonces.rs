@@ -38,9 +38,41 @@ impl Hasher for Product {
 #[allow(clippy::disallowed_types, reason = "never iterated")]
 pub(crate) type Lookup<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<Product>>;
 
-/// Channel, ends, generation and number of every frame, and what was sealed with them.
+/// Numbers ahead of the newest that a row makes room for.
+const STRIDE_MAX: u64 = 1 << 12;
+
+/// Every frame's number and what was sealed with it, by channel, ends and generation.
 #[derive(Debug, Default)]
-pub(crate) struct Nonces(Lookup<u128, u64>);
+pub(crate) struct Nonces(Lookup<u128, Row>);
+
+/// Numbers mostly count up: a row of tags takes a quarter of a table's memory, and walks through it.
+#[derive(Debug, Default)]
+struct Row {
+    first: u64,
+    /// By number, from the first one on. Zero: not used yet.
+    tags: Vec<u64>,
+    /// What is out of the row.
+    others: Lookup<u64, u64>,
+}
+
+impl Row {
+    /// The tag that was sealed with that number before.
+    fn replace(&mut self, number: u64, tag: u64) -> Option<u64> {
+        if self.tags.is_empty() {
+            self.first = number;
+        }
+        let next = self.first.saturating_add(self.tags.len() as u64);
+        let place =
+            number.checked_sub(self.first).filter(|_| number < next.saturating_add(STRIDE_MAX));
+        let Some(place) = place.and_then(|p| usize::try_from(p).ok()) else {
+            return self.others.insert(number, tag);
+        };
+        if place >= self.tags.len() {
+            self.tags.resize(place + 1, 0);
+        }
+        Some(std::mem::replace(&mut self.tags[place], tag)).filter(|before| *before != 0)
+    }
+}
 
 impl Nonces {
     /// A frame leaves its host; `Err` tells of the second one under its number.
@@ -50,14 +82,33 @@ impl Nonces {
             return Ok(());
         }
         let mut key = [0; 16];
-        key[..15].copy_from_slice(&[&frame[..3], &frame[4..16]].concat());
-        let tag = frame[frame.len() - 8..].try_into().map_or(0, u64::from_le_bytes);
-        match self.0.insert(u128::from_le_bytes(key), tag) {
+        key[..3].copy_from_slice(&frame[..3]);
+        key[3..7].copy_from_slice(&header.generation.to_le_bytes());
+        let tag = frame[frame.len() - 8..].try_into().map_or(0, u64::from_le_bytes).max(1);
+        let row = self.0.entry(u128::from_le_bytes(key)).or_default();
+        match row.replace(header.number, tag) {
             Some(other) if other != tag => Err(format!(
                 "host {} sealed two {:?} frames to {} with number {}",
                 header.from, header.channel, header.to, header.number
             )),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_frame_under_a_number_is_found_wherever_the_number_lies() {
+        let mut row = Row::default();
+        for number in [1000, 1001, 1500, 3, 1000 + (1 << 40), u64::MAX] {
+            assert_eq!(row.replace(number, number ^ 7), None, "{number}");
+        }
+        for number in [1000, 1001, 1500, 3, 1000 + (1 << 40), u64::MAX] {
+            assert_eq!(row.replace(number, 9), Some(number ^ 7), "{number}");
+        }
+        assert_eq!(row.tags.len(), 501);
     }
 }
