@@ -536,7 +536,7 @@ impl Keeper {
             return self.stop(Reason::Goodbye);
         }
         self.last_beat_at = at;
-        // From when it was due, so that beats keep their pace; never in a burst.
+        // From when the write began: a slow medium spreads beats out, never into a burst.
         self.next_beat_at = at + self.o.interval;
         self.phase = Phase::Beat;
     }

@@ -21,6 +21,14 @@ use zeroize::{Zeroize, Zeroizing};
 /// The secret a private and a public key share; `None` when there is none: a point of small order
 /// gives everybody the same (RFC 7748, section 6.1).
 pub(super) fn shared(private: &[u8; 32], public: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
+    #[cfg(fuzzing)]
+    return memo::of((*private, Some(*public)), || multiply(private, public).map(|s| *s))
+        .map(Into::into);
+    #[cfg(not(fuzzing))]
+    multiply(private, public)
+}
+
+fn multiply(private: &[u8; 32], public: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
     let private = PrivateKey::from_private_key(&X25519, private).ok()?;
     agree(&private, UnparsedPublicKey::new(&X25519, public), (), |secret| {
         let mut out = Zeroizing::new([0; 32]);
@@ -31,6 +39,31 @@ pub(super) fn shared(private: &[u8; 32], public: &[u8; 32]) -> Option<Zeroizing<
         Ok(out)
     })
     .ok()
+}
+
+/// A fuzzer draws the same few keys in every input, and would do little else than multiply them.
+#[cfg(fuzzing)]
+mod memo {
+    use std::{cell::RefCell, collections::BTreeMap};
+
+    /// A private key, and a public one or the base point.
+    type Factors = ([u8; 32], Option<[u8; 32]>);
+
+    thread_local! {
+        static KNOWN: RefCell<BTreeMap<Factors, Option<[u8; 32]>>> = RefCell::default();
+    }
+
+    pub(super) fn of(
+        factors: Factors,
+        product: impl FnOnce() -> Option<[u8; 32]>,
+    ) -> Option<[u8; 32]> {
+        KNOWN.with_borrow_mut(|known| {
+            if known.len() > 10_000 {
+                known.clear();
+            }
+            *known.entry(factors).or_insert_with(product)
+        })
+    }
 }
 
 /// Primitives with the randomness of one ephemeral key.
@@ -78,6 +111,11 @@ impl Random for Once {
     }
 }
 
+fn base_multiply(private: &[u8; 32]) -> Option<[u8; 32]> {
+    let private = PrivateKey::from_private_key(&X25519, private).ok()?;
+    private.compute_public_key().ok()?.as_ref().try_into().ok()
+}
+
 /// X25519.
 #[derive(Default)]
 struct Curve {
@@ -87,12 +125,12 @@ struct Curve {
 
 impl Curve {
     fn derive(&mut self) {
-        let public = PrivateKey::from_private_key(&X25519, &self.private[..])
-            .and_then(|private| Ok(private.compute_public_key()?));
-        if let Ok(public) = public
-            && let Ok(bytes) = public.as_ref().try_into()
-        {
-            self.public = bytes;
+        #[cfg(fuzzing)]
+        let public = memo::of((*self.private, None), || base_multiply(&self.private));
+        #[cfg(not(fuzzing))]
+        let public = base_multiply(&self.private);
+        if let Some(public) = public {
+            self.public = public;
         }
     }
 }
