@@ -484,7 +484,7 @@ mod tests {
         bench.arrive_with(0, 2, Some(1), true, 1).unwrap();
         assert_eq!(bench.receiver.next(), Time(5_000_000));
         bench.arrive(0, 3, Some(2)).unwrap();
-        assert_eq!(bench.receiver.next(), Time(150_000));
+        assert_eq!((bench.receiver.next(), bench.receiver.held()), (Time(150_000), 2));
         bench.receiver.poll(Time(150_000), &mut bench.out);
         assert_eq!(bench.delivered(), [2, 3], "in order");
         assert_eq!((bench.receiver.next(), bench.receiver.held()), (Time::NEVER, 0));

@@ -142,6 +142,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whatever_a_sender_may_number_above_its_floor_has_a_place() {
+        let mut window = Window::new();
+        // The first is lost; the furthest of the others comes first.
+        assert_eq!(window.insert(crate::link::NUMBERS_MAX), Insert::New);
+        assert_eq!(window.insert(crate::link::NUMBERS_MAX), Insert::Duplicate);
+        assert_eq!(window.insert(1), Insert::New);
+    }
+
+    #[test]
     fn agrees_with_a_set() {
         // A small generator is enough here: any sequence will do, as long as it is the same.
         let mut state = 7_u64;
