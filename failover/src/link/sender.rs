@@ -545,6 +545,7 @@ mod tests {
         sender.rewind(Path::Network);
         assert!(sender.independent_of_storage());
         assert_eq!(number(&sender.take(Time(MS), Path::Network).unwrap()), 2);
+        assert!(sender.independent_of_storage(), "the network has it, received or not");
     }
 
     #[test]

@@ -227,7 +227,9 @@ mod tests {
         assert_eq!(window.insert_sliding(newest), Insert::New);
         assert_eq!(window.insert_sliding(newest - SIZE / 2), Insert::Duplicate, "fell off");
         assert_eq!(window.insert_sliding(newest - SIZE / 2 + 1), Insert::New);
-        // It does not turn before it must.
+        // It turns as soon as it must, and not before.
+        let mut window = Window::new();
+        assert_eq!(window.insert_sliding(SIZE + SIZE / 2), Insert::New);
         let mut window = Window::new();
         assert_eq!(window.insert_sliding(SIZE / 2), Insert::New);
         assert_eq!(window.insert_sliding(1), Insert::New);
