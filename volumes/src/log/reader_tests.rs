@@ -404,7 +404,8 @@ fn letters_are_read_once_and_a_damaged_one_is_given_up() {
     b.table(EPOCH, 2, [Head::START; 2], 1);
     assert_eq!(b.look(), Look::Letter, "before any ring");
     assert!(matches!(b.answer(letter(EPOCH, 1))[..], [Fact::Mailbox { from: 1, .. }]));
-    assert!(!b.round().0.contains(&Look::Letter));
+    let rings = [Look::At(Ring::Express, 0, 1), Look::At(Ring::Data, 0, 1)];
+    assert_eq!(b.round().0, rings, "at once: frames follow upon keys");
     // Announced, but an older one stands there: looked at every 500 us for the deadline.
     b.table(EPOCH, 3, [Head::START; 2], 2);
     let began = b.now;
@@ -486,6 +487,7 @@ fn a_failed_look_is_repeated_soon_even_in_standby() {
     b.reader.set_mode(b.now, Mode::Standby { interval: 1_000_000 });
     assert_eq!(b.look(), Look::At(Ring::Express, 0, 1));
     b.fails();
+    assert_eq!(b.reader.counters().faults, 1);
     assert_eq!(b.round(), (vec![Look::At(Ring::Data, 0, 1)], 1_000));
     b.sleep_through(999);
     assert_eq!(b.look(), Look::Sleep(1));
