@@ -572,3 +572,19 @@ fn what_an_older_incarnation_left_is_counted_and_not_delivered() {
     }
     assert_eq!(b.reader.counters().records, 0);
 }
+
+#[test]
+fn only_records_of_older_epochs_count_as_stale() {
+    let mut b = Bench::at_start();
+    let express = |b: &mut Bench, number| {
+        while !matches!(b.look(), Look::At(Ring::Express, ..)) {
+            b.nothing();
+        }
+        let record = b.record(Ring::Express, number, 0, 100);
+        assert!(b.answer(record).is_empty());
+        b.reader.counters().stale
+    };
+    assert_eq!(express(&mut b, 7), 0, "of this epoch, whatever its number");
+    b.table(EPOCH + (1 << 16), 1, [Head::START; 2], 0);
+    assert_eq!(express(&mut b, 1), 1);
+}
