@@ -36,3 +36,27 @@ pub fn complete(raw: &[u8]) -> Option<(bool, Vec<u8>)> {
 pub fn forget(agreement: &mut Agreement) {
     agreement.forget();
 }
+
+/// A private key, and a public one or the base point.
+#[cfg(fuzzing)]
+type Factors = ([u8; 32], Option<[u8; 32]>);
+
+/// A product on the curve, remembered: a fuzzer draws the same few keys in every input, and would
+/// do little else than multiply them. Not in any other build, where secrets are wiped.
+#[cfg(fuzzing)]
+pub(crate) fn product(
+    factors: Factors,
+    multiply: impl FnOnce() -> Option<[u8; 32]>,
+) -> Option<[u8; 32]> {
+    use std::{cell::RefCell, collections::BTreeMap};
+
+    thread_local! {
+        static KNOWN: RefCell<BTreeMap<Factors, Option<[u8; 32]>>> = RefCell::default();
+    }
+    KNOWN.with_borrow_mut(|known| {
+        if known.len() > 10_000 {
+            known.clear();
+        }
+        *known.entry(factors).or_insert_with(multiply)
+    })
+}

@@ -70,7 +70,11 @@ impl Row {
         if place >= self.tags.len() {
             self.tags.resize(place + 1, 0);
         }
-        Some(std::mem::replace(&mut self.tags[place], tag)).filter(|before| *before != 0)
+        match std::mem::replace(&mut self.tags[place], tag) {
+            // The row may have grown past what was out of it.
+            0 => self.others.remove(&number),
+            before => Some(before),
+        }
     }
 }
 
@@ -110,5 +114,15 @@ mod tests {
             assert_eq!(row.replace(number, 9), Some(number ^ 7), "{number}");
         }
         assert_eq!(row.tags.len(), 501);
+    }
+
+    #[test]
+    fn a_row_that_grows_past_a_number_still_knows_it() {
+        let mut row = Row::default();
+        let early = 1 + STRIDE_MAX + 10;
+        assert_eq!(row.replace(1, 7), None);
+        assert_eq!(row.replace(early, 8), None, "beyond the row");
+        assert_eq!(row.replace(STRIDE_MAX, 9), None);
+        assert_eq!(row.replace(early, 10), Some(8), "within it now");
     }
 }

@@ -148,13 +148,17 @@ impl Store {
         })
     }
 
+    fn wake(&mut self, role: Role) {
+        self.woken[role as usize] = true;
+    }
+
     // --- orders of the core --------------------------------------------------------------------
 
     pub(crate) fn store(&mut self, now: u64, to: NodeId, ring: failover::Ring, frame: &[u8]) {
         match self.writer.store(now, to.get(), ring_of(ring), frame) {
             Ok(()) => {
                 if !self.writer.is_writing() {
-                    self.woken[Role::Writer as usize] = true;
+                    self.wake(Role::Writer);
                 }
             }
             Err(_) => {
@@ -165,7 +169,7 @@ impl Store {
 
     pub(crate) fn mailbox(&mut self, to: NodeId, message: &[u8]) {
         let taken: Result<(), Refused> = self.writer.mailbox(to.get(), message);
-        self.woken[Role::Writer as usize] = true;
+        self.wake(Role::Writer);
         if taken.is_err() {
             self.refused.insert(to.get());
         }
@@ -180,20 +184,20 @@ impl Store {
             VolumeOrder::BeatEvery(interval) => {
                 self.interval = failover::micros(interval);
                 self.keeper.set_interval(self.interval);
-                self.woken[Role::Keeper as usize] = true;
+                self.wake(Role::Keeper);
                 self.set_mode(now);
             }
             VolumeOrder::BeatNow => {
                 self.keeper.beat_now();
-                self.woken[Role::Keeper as usize] = true;
+                self.wake(Role::Keeper);
             }
             VolumeOrder::Released { to, ring, number } => {
                 self.writer.released(to.get(), ring_of(ring), number);
-                self.woken[Role::Writer as usize] = true;
+                self.wake(Role::Writer);
             }
             VolumeOrder::ResetLane { to } => {
                 self.writer.reset_lane(to.get());
-                self.woken[Role::Writer as usize] = true;
+                self.wake(Role::Writer);
             }
         }
     }
@@ -202,7 +206,7 @@ impl Store {
         let mode =
             if self.active { Mode::Active } else { Mode::Standby { interval: self.interval } };
         self.reader.set_mode(now, mode);
-        self.woken[Role::Reader as usize] = true;
+        self.wake(Role::Reader);
     }
 
     /// Refusals since the last call, as facts; true when there were any.
@@ -324,7 +328,7 @@ impl Store {
             && let Some(table) = self.keeper.take_table()
         {
             self.reader.table_update(now, &table);
-            self.woken[Role::Reader as usize] = true;
+            self.wake(Role::Reader);
         }
         self.report(now);
     }
@@ -366,11 +370,11 @@ impl Store {
                 }
                 Fact::MailboxWritten { .. } => {
                     self.keeper.beat_now();
-                    self.woken[Role::Keeper as usize] = true;
+                    self.wake(Role::Keeper);
                 }
                 Fact::PeerRead { node, ring, number } => {
                     self.writer.released(*node, *ring, *number);
-                    self.woken[Role::Writer as usize] = true;
+                    self.wake(Role::Writer);
                 }
                 Fact::Missing { from, ring, last, .. } => {
                     self.did.push(Did::Missed { from: *from, ring: *ring, last: *last });
@@ -381,7 +385,7 @@ impl Store {
                 }
                 Fact::Attached { epoch } => {
                     self.did.push(Did::Attached { epoch: *epoch });
-                    self.woken[Role::Writer as usize] = true;
+                    self.wake(Role::Writer);
                 }
                 _ => {}
             }

@@ -22,8 +22,10 @@ use zeroize::{Zeroize, Zeroizing};
 /// gives everybody the same (RFC 7748, section 6.1).
 pub(super) fn shared(private: &[u8; 32], public: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
     #[cfg(fuzzing)]
-    return memo::of((*private, Some(*public)), || multiply(private, public).map(|s| *s))
-        .map(Into::into);
+    return crate::fuzz::product((*private, Some(*public)), || {
+        multiply(private, public).map(|s| *s)
+    })
+    .map(Into::into);
     #[cfg(not(fuzzing))]
     multiply(private, public)
 }
@@ -39,31 +41,6 @@ fn multiply(private: &[u8; 32], public: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>
         Ok(out)
     })
     .ok()
-}
-
-/// A fuzzer draws the same few keys in every input, and would do little else than multiply them.
-#[cfg(fuzzing)]
-mod memo {
-    use std::{cell::RefCell, collections::BTreeMap};
-
-    /// A private key, and a public one or the base point.
-    type Factors = ([u8; 32], Option<[u8; 32]>);
-
-    thread_local! {
-        static KNOWN: RefCell<BTreeMap<Factors, Option<[u8; 32]>>> = RefCell::default();
-    }
-
-    pub(super) fn of(
-        factors: Factors,
-        product: impl FnOnce() -> Option<[u8; 32]>,
-    ) -> Option<[u8; 32]> {
-        KNOWN.with_borrow_mut(|known| {
-            if known.len() > 10_000 {
-                known.clear();
-            }
-            *known.entry(factors).or_insert_with(product)
-        })
-    }
 }
 
 /// Primitives with the randomness of one ephemeral key.
@@ -126,7 +103,7 @@ struct Curve {
 impl Curve {
     fn derive(&mut self) {
         #[cfg(fuzzing)]
-        let public = memo::of((*self.private, None), || base_multiply(&self.private));
+        let public = crate::fuzz::product((*self.private, None), || base_multiply(&self.private));
         #[cfg(not(fuzzing))]
         let public = base_multiply(&self.private);
         if let Some(public) = public {
