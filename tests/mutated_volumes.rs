@@ -84,6 +84,7 @@ fn options(us: u8) -> Options {
             receive_volume: Some(VOLUME),
         }],
         timing: Timing::default(),
+        sessions: failover::session::SessionLimits::default(),
         classes: failover::ClassRules::default(),
         plaintext: false,
     }

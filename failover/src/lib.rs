@@ -22,6 +22,7 @@ pub mod path;
 mod peer;
 mod queue;
 pub mod secure;
+pub mod session;
 pub mod status;
 pub mod turn;
 pub mod wire;

@@ -7,6 +7,7 @@ use crate::{
     canary::{Bug, planted},
     packet::{Fragments, View},
     peer::{Peer, split_header},
+    session::SessionId,
     status::Status,
     turn::{NetworkFact, VolumeOrder},
     wire::{Channel, HEADER, Header, Malformed, hello::Handshake},
@@ -102,6 +103,17 @@ impl Node {
                 self.network(now, &fact);
                 return;
             }
+            Input::Session { peer, order } => {
+                match self.peers.get_mut(&peer) {
+                    Some(peer) => peer.session(now, order, world),
+                    None => {
+                        if let Some(event) = Peer::nobody(&order) {
+                            world.put(Output::Session { peer, event });
+                        }
+                    }
+                }
+                return;
+            }
             Input::Command(command) => {
                 self.command(now, command, world);
                 return;
@@ -160,6 +172,8 @@ impl Node {
         let (NetworkFact::Link { peer, .. }
         | NetworkFact::SendError { peer, .. }
         | NetworkFact::DatagramSize { peer, .. }
+        | NetworkFact::PipeTakes { peer, .. }
+        | NetworkFact::PipeBroke { peer }
         | NetworkFact::TcpRefused { peer }) = fact;
         if let Some(peer) = self.peers.get_mut(peer) {
             peer.network(now, fact);
@@ -199,7 +213,7 @@ impl Node {
             let new = self.options.peers.iter().find(|p| p.id == old.id);
             // Another key is another peer.
             if new.is_none_or(|new| new.public_key != old.public_key)
-                && let Some(gone) = self.peers.remove(&old.id)
+                && let Some(mut gone) = self.peers.remove(&old.id)
             {
                 gone.remove(world);
                 self.removed += 1;
@@ -277,6 +291,18 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.agree(now, keys, world);
         }
+    }
+
+    /// How many bytes an application may write into a session now.
+    #[must_use]
+    pub fn session_room(&self, peer: NodeId, id: SessionId) -> usize {
+        self.peers.get(&peer).map_or(0, |p| p.session_room(id))
+    }
+
+    /// The path that carries a session now.
+    #[must_use]
+    pub fn session_path(&self, peer: NodeId, id: SessionId) -> Option<Path> {
+        self.peers.get(&peer).and_then(|p| p.session_path(id))
     }
 
     /// What status shows.

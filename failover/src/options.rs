@@ -7,6 +7,8 @@ use std::{
 
 use zeroize::Zeroizing;
 
+use crate::session::SessionLimits;
+
 /// A machine of the group, 1..=64.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize,
@@ -57,6 +59,8 @@ pub struct Options {
     pub peers: Vec<PeerOptions>,
     /// Times and bounds.
     pub timing: Timing,
+    /// Bounds of the sessions with each peer.
+    pub sessions: SessionLimits,
     /// Which packets are express, write or read.
     pub classes: ClassRules,
     /// Frames travel unencrypted. For benchmarks only.

@@ -40,6 +40,8 @@ pub struct PeerStatus {
     pub counters: Counters,
     /// The last change of route.
     pub last_change: Option<Change>,
+    /// Sessions.
+    pub sessions: crate::session::SessionStatus,
     /// Keys agreed with its present incarnation.
     pub keys: bool,
     /// A drill of ours runs on this path.

@@ -28,6 +28,7 @@ use crate::{
     beat::{BeatOrder, Heard},
     event::Event,
     node::Node,
+    session::{SessionEvent, SessionOrder},
 };
 
 /// What a node asks of its surroundings while it turns.
@@ -96,6 +97,13 @@ pub enum Input<'a> {
     Volume(VolumeId, VolumeFact),
     /// A fact about the network plane.
     Network(NetworkFact),
+    /// What an application wants of its sessions with a peer.
+    Session {
+        /// With whom.
+        peer: NodeId,
+        /// What.
+        order: SessionOrder,
+    },
     /// What an operator or the daemon wants.
     Command(Command),
 }
@@ -220,6 +228,18 @@ pub enum NetworkFact {
         /// In bytes.
         bytes: usize,
     },
+    /// The pipe to this peer takes so many more bytes now; none while it is not connected.
+    PipeTakes {
+        /// Toward whom.
+        peer: NodeId,
+        /// In bytes.
+        bytes: usize,
+    },
+    /// The connection of the pipe ended, and what it had been given may be lost.
+    PipeBroke {
+        /// Toward whom.
+        peer: NodeId,
+    },
     /// Frames handed to the TCP plane were not taken (not connected, buffer full).
     TcpRefused {
         /// Toward whom.
@@ -301,6 +321,14 @@ pub enum Output {
         /// One sealed frame.
         frame: Bytes,
     },
+    /// Send one frame of sessions over the pipe to that peer: a TCP connection of its own, so that
+    /// bulk does not stand before packets. Frames it was given arrive in order or not at all.
+    Pipe {
+        /// To whom.
+        peer: NodeId,
+        /// One sealed frame.
+        frame: Bytes,
+    },
     /// Put one frame into the outbox of the lane toward `to`.
     Store {
         /// On which volume.
@@ -327,6 +355,13 @@ pub enum Output {
     Packet(Bytes),
     /// Tell the beat engine something.
     Beat(BeatOrder),
+    /// Tell an application something about its session with a peer.
+    Session {
+        /// With whom.
+        peer: NodeId,
+        /// What.
+        event: SessionEvent,
+    },
     /// Something worth telling people, metrics or hooks.
     Event(Event),
 }

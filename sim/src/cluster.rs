@@ -181,6 +181,8 @@ impl World {
         self.turn_now(host);
         self.configure(host);
         self.check.forgotten(host, peer);
+        self.talking.restarted(now, host);
+        self.talking.restarted(now, peer);
         self.turn_now(host);
         self.truth.restart(now, host);
         self.agreed.remove(&(host, peer));

@@ -11,11 +11,12 @@ use bytes::Bytes;
 use failover::{
     ClassRules, Command, Node, NodeId, Options, PeerOptions, Time, Timing, VolumeId, World,
     beat::{Heard, Pulse},
+    session::SessionLimits,
 };
 use snow::{params::DHChoice, resolvers::CryptoResolver};
 use zeroize::Zeroizing;
 
-use crate::{disk::Disk, rng::Rng, store::Store, workload};
+use crate::{disk::Disk, rng::Rng, store::Store, talks::Talks, workload};
 
 /// Datagrams that wait in the socket of a paused process at most.
 pub(crate) const SOCKET_MAX: usize = 512;
@@ -93,6 +94,8 @@ pub(crate) struct Daemon {
     pub(crate) turns: u64,
     /// The same at the last count.
     pub(crate) turns_told: u64,
+    /// Applications with sessions.
+    pub(crate) talks: Talks,
 }
 
 /// A machine.
@@ -224,6 +227,7 @@ impl Host {
             addresses: vec![workload::address(self.node)],
             peers: peers.collect(),
             timing: Timing { hold, rekey_after: Duration::from_secs(rekey), ..base },
+            sessions: SessionLimits::default(),
             classes: ClassRules::default(),
             plaintext: false,
         }
@@ -286,6 +290,7 @@ impl Host {
             turned: shown,
             turns: 0,
             turns_told: 0,
+            talks: Talks::default(),
         });
     }
 

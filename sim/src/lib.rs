@@ -32,6 +32,7 @@ pub mod scenario;
 pub mod shrink;
 mod store;
 mod stranger;
+pub mod talks;
 mod trace;
 pub mod truth;
 mod turning;

@@ -118,6 +118,7 @@ struct Sum {
     kinds: [u64; KINDS.len()],
     digest: u64,
     units: (u64, u64, u64),
+    sessions: (u64, u64, u64),
     done: u64,
     failed: Vec<u64>,
 }
@@ -148,6 +149,9 @@ fn run_all(words: &Words) -> Sum {
                 sum.units.0 += outcome.units.0;
                 sum.units.1 += outcome.units.1;
                 sum.units.2 += outcome.units.2;
+                sum.sessions.0 += outcome.sessions.0;
+                sum.sessions.1 += outcome.sessions.1;
+                sum.sessions.2 += outcome.sessions.2;
                 // Whatever the order in which threads finish.
                 sum.digest ^= outcome.digest.rotate_left(u32::try_from(seed % 64).unwrap_or(0));
                 if failed {
@@ -247,7 +251,8 @@ fn main() -> ExitCode {
     if words.canary {
         return canaries(&words);
     }
-    let Sum { fired, simulated, events, kinds, digest, units, done, failed } = run_all(&words);
+    let Sum { fired, simulated, events, kinds, digest, units, sessions, done, failed } =
+        run_all(&words);
     let never: Vec<_> = fired.each().filter(|(_, n)| *n == 0).map(|(word, _)| word).collect();
     let faults: Vec<_> = fired.each().map(|(word, n)| format!("{word} {n}")).collect();
     println!("faults: {}", faults.join(", "));
@@ -256,6 +261,10 @@ fn main() -> ExitCode {
     println!(
         "units: {} offered, {} delivered, {} given up; {events} events; digest {digest:016x}",
         units.0, units.1, units.2
+    );
+    println!(
+        "sessions: {} ends closed, {} ended before; {} bytes delivered",
+        sessions.0, sessions.1, sessions.2
     );
     let missing = !words.faulty && words.scenario == "swarm" && done >= ENOUGH && !never.is_empty();
     if missing {

@@ -19,6 +19,8 @@ const TCP_STUCK: u64 = 1_500_000;
 /// How often a standing stream tries again.
 pub(crate) const TCP_RETRY: u64 = 100_000;
 const TCP_BUFFER: usize = 1 << 20;
+/// What a pipe of sessions takes before some of it has arrived.
+const PIPE_BUFFER: usize = 256 << 10;
 /// What a slow wire lets wait, microseconds.
 pub const QUEUE: u64 = 200_000;
 
@@ -89,7 +91,17 @@ struct Line {
     last_arrival: u64,
     /// A slow wire is busy until then.
     busy_until: u64,
-    stream: Stream,
+    /// Large frames; sessions.
+    streams: [Stream; 2],
+}
+
+/// Which connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pipe {
+    /// Frames too large for a datagram.
+    Frames,
+    /// Frames of sessions.
+    Sessions,
 }
 
 /// One TCP connection's sending side.
@@ -99,6 +111,8 @@ struct Stream {
     bytes: usize,
     stuck_since: Option<u64>,
     last_arrival: u64,
+    /// Bytes that were put and have not arrived.
+    under_way: usize,
 }
 
 /// What became of a frame given to TCP.
@@ -140,7 +154,7 @@ impl Net {
                     wire: Wire::good(delay),
                     last_arrival: 0,
                     busy_until: 0,
-                    stream: Stream::default(),
+                    streams: Default::default(),
                 };
                 lines.insert((from, to), line);
             }
@@ -233,24 +247,27 @@ impl Net {
     pub(crate) fn stream(
         &mut self,
         now: u64,
-        (from, to): (u8, u8),
+        (from, to, pipe): (u8, u8, Pipe),
         frame: &Bytes,
         rng: &mut Rng,
         fired: &mut Fired,
     ) -> Tcp {
         let passes = self.passes(from, to);
         let Some(line) = self.lines.get_mut(&(from, to)) else { return Tcp::Refused };
-        if passes && line.stream.waiting.is_empty() {
-            return Tcp::Arrives(line.flow(now, frame.len(), rng));
+        let stream = &mut line.streams[pipe as usize];
+        stream.under_way += frame.len();
+        if passes && stream.waiting.is_empty() {
+            return Tcp::Arrives(line.flow(now, pipe, frame.len(), rng));
         }
-        if line.stream.bytes + frame.len() > TCP_BUFFER {
+        if stream.bytes + frame.len() > TCP_BUFFER {
+            stream.under_way -= frame.len();
             return Tcp::Refused;
         }
         fired.count(Fault::TcpStall);
-        line.stream.bytes += frame.len();
-        line.stream.waiting.push_back(frame.clone());
-        if line.stream.stuck_since.is_none() {
-            line.stream.stuck_since = Some(now);
+        stream.bytes += frame.len();
+        stream.waiting.push_back(frame.clone());
+        if stream.stuck_since.is_none() {
+            stream.stuck_since = Some(now);
             return Tcp::Waits(now + TCP_RETRY);
         }
         Tcp::Waits(0)
@@ -260,23 +277,25 @@ impl Net {
     pub(crate) fn retry(
         &mut self,
         now: u64,
-        (from, to): (u8, u8),
+        (from, to, pipe): (u8, u8, Pipe),
         rng: &mut Rng,
         fired: &mut Fired,
     ) -> Retry {
         let passes = self.passes(from, to);
         let Some(line) = self.lines.get_mut(&(from, to)) else { return Retry::Broke };
-        let Some(since) = line.stream.stuck_since else { return Retry::Flows(Vec::new()) };
+        let stream = &mut line.streams[pipe as usize];
+        let Some(since) = stream.stuck_since else { return Retry::Flows(Vec::new()) };
         if passes {
-            let waiting = std::mem::take(&mut line.stream.waiting);
-            line.stream.stuck_since = None;
-            line.stream.bytes = 0;
-            let out = waiting.into_iter().map(|f| (line.flow(now, f.len(), rng), f)).collect();
+            let waiting = std::mem::take(&mut stream.waiting);
+            stream.stuck_since = None;
+            stream.bytes = 0;
+            let out =
+                waiting.into_iter().map(|f| (line.flow(now, pipe, f.len(), rng), f)).collect();
             return Retry::Flows(out);
         }
         if now.saturating_sub(since) > TCP_STUCK {
             fired.count(Fault::TcpBroken);
-            line.stream = Stream::default();
+            *stream = Stream::default();
             return Retry::Broke;
         }
         Retry::Later(now + TCP_RETRY)
@@ -286,22 +305,31 @@ impl Net {
     pub(crate) fn reset(&mut self, host: u8) {
         for (ends, line) in &mut self.lines {
             if ends.0 == host || ends.1 == host {
-                line.stream = Stream::default();
+                line.streams = Default::default();
             }
         }
+    }
+
+    /// A frame of sessions arrived; how many bytes the pipe takes now.
+    pub(crate) fn room(&mut self, from: u8, to: u8, arrived: usize) -> usize {
+        let Some(line) = self.lines.get_mut(&(from, to)) else { return 0 };
+        let stream = &mut line.streams[Pipe::Sessions as usize];
+        stream.under_way = stream.under_way.saturating_sub(arrived);
+        PIPE_BUFFER.saturating_sub(stream.under_way)
     }
 }
 
 impl Line {
     /// When a frame put into a flowing stream arrives.
-    fn flow(&mut self, now: u64, length: usize, rng: &mut Rng) -> u64 {
+    fn flow(&mut self, now: u64, pipe: Pipe, length: usize, rng: &mut Rng) -> u64 {
         // A gigabit, and a retransmission for each segment lost on the way.
         let slow = (length as u64 * 1_000_000).checked_div(self.wire.rate).unwrap_or(0);
         let mut at = now + self.wire.delay * 2 + self.wire.spike + length as u64 / 125 + slow;
         if rng.chance(self.wire.loss.saturating_mul(4)) {
             at += 200_000;
         }
-        self.stream.last_arrival = self.stream.last_arrival.max(at);
-        self.stream.last_arrival
+        let stream = &mut self.streams[pipe as usize];
+        stream.last_arrival = stream.last_arrival.max(at);
+        stream.last_arrival
     }
 }

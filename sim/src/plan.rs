@@ -1,8 +1,11 @@
 //! What is going to happen in a run: who is there, what flows, what breaks when.
 
+use failover::session::Preference;
+
 use crate::{
     disk::{MirrorSettings, View},
     net::Wire,
+    talks::Talk,
     workload::Flow,
 };
 
@@ -191,6 +194,8 @@ pub struct Plan {
     pub rekey: u64,
     /// What flows.
     pub flows: Vec<Flow>,
+    /// Sessions that are opened.
+    pub talks: Vec<Talk>,
     /// What happens, by time.
     pub steps: Vec<(u64, Action)>,
     /// When everything is healed and the liveness phase begins.
@@ -220,6 +225,24 @@ impl Plan {
             mirror: None,
             rekey: 3_600,
             flows,
+            talks: vec![
+                Talk {
+                    from: 1,
+                    to: 2,
+                    preference: Preference::NetworkFirst,
+                    every: 800_000,
+                    bytes: 200_000,
+                    piece: 9_000,
+                },
+                Talk {
+                    from: 2,
+                    to: 1,
+                    preference: Preference::StorageFirst,
+                    every: 1_500_000,
+                    bytes: 300_000,
+                    piece: 20_000,
+                },
+            ],
             steps: vec![(0, Action::Traffic(true))],
             heal_at,
             expect: Expect::default(),

@@ -37,6 +37,8 @@ pub struct Outcome {
     pub kinds: [u64; crate::KINDS.len()],
     /// Units offered, delivered, lost.
     pub units: (u64, u64, u64),
+    /// Sessions closed and ended at either end, bytes they carried.
+    pub sessions: (u64, u64, u64),
     /// Changes of route.
     pub changes: u64,
 }
@@ -60,6 +62,7 @@ pub fn run(plan: Plan, seed: u64, stride: u64, aloud: bool) -> Outcome {
         events: world.events,
         kinds: world.kinds,
         units: (world.check.offered_units(), world.check.delivered, world.check.lost),
+        sessions: (world.talking.closed, world.talking.ended, world.talking.bytes),
         changes: world.check.changes,
         fired: world.fired,
         violation: world.check.violation,
@@ -132,7 +135,27 @@ impl World {
         for host in 1..=self.plan.hosts {
             self.look(host);
         }
+        self.sessions_end();
         self.check.settle(self.now);
+    }
+
+    /// Sessions whose applications finished are gone, and nothing is left of them.
+    fn sessions_end(&mut self) {
+        for (host, p) in self.statuses() {
+            let s = &p.sessions;
+            if s.open + s.granted_bytes + s.buffered_bytes > 0 {
+                let detail = format!("host {host} to {}: {s:?}", p.id);
+                self.check.fail(self.now, "S5 sessions end", detail);
+            }
+        }
+        for host in &self.hosts {
+            if let Some(daemon) = &host.daemon
+                && !daemon.talks.is_idle()
+            {
+                let detail = format!("host {} was not told: {:?}", host.id, daemon.talks);
+                self.check.fail(self.now, "S5 sessions end", detail);
+            }
+        }
     }
 
     fn is_home(&self) -> bool {

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use failover::{Path, session::Preference};
+
 /// A path must have worked for so long before a loss is nobody's fault but ours. It covers the
 /// time to live of a packet (5 s) and the time in which a path is found good again.
 pub const SETTLED: u64 = 10_000_000;
@@ -82,6 +84,23 @@ impl Truth {
     #[must_use]
     pub fn excuses_disorder(&self, now: u64, ends: (u8, u8)) -> bool {
         self.pairs.get(&ends).is_some_and(|p| now < p.disorder)
+    }
+
+    /// Whether sessions with that preference had a path for long: a network that came back is on
+    /// hold for up to a minute.
+    #[must_use]
+    pub fn carries(&self, now: u64, (a, b): (u8, u8), preference: Preference) -> bool {
+        let pairs = [self.pairs.get(&(a, b)), self.pairs.get(&(b, a))];
+        let long = |since: Option<u64>, time| since.is_some_and(|s| s + time <= now);
+        let works = |path: Path| {
+            pairs.iter().all(|pair| {
+                pair.is_some_and(|p| match path {
+                    Path::Network => long(p.network, SETTLED + 65_000_000),
+                    Path::Storage => long(p.storage, SETTLED),
+                })
+            })
+        };
+        [Path::Network, Path::Storage].into_iter().any(|p| preference.allows(p) && works(p))
     }
 
     /// Whether a packet that found no way in time is excused.

@@ -1,12 +1,13 @@
 //! The turn loop of a host, and what it does with what the core says; applications, too.
 
-use failover::{Event, Input, Output, Time, VolumeId, finish, turn};
+use failover::{Event, Input, NodeId, Output, Time, VolumeId, finish, session::SessionEvent, turn};
 
 use crate::{
     fault::Fault,
     host::{Hands, In, SLEEP_MAX, TUN_MAX, endpoint},
+    net::Pipe,
     store::FromStore,
-    workload,
+    talks, workload,
     world::{Ev, World},
 };
 
@@ -116,6 +117,9 @@ impl World {
             let packet = workload::packet(flow, &self.plan.flows[flow], first);
             turn(node, shown, Input::Packet(&packet), &mut hands);
         }
+        let applications = (host, self.traffic);
+        let hands_on = (&mut *node, &mut hands);
+        daemon.talks.act(now, shown, applications, &self.plan.talks, hands_on, &mut self.talking);
         let more = !machine.tun.is_empty();
         let next = finish(node, shown, &mut hands);
         daemon.turned = shown.micros();
@@ -123,6 +127,7 @@ impl World {
         let looks = daemon.turns % self.stride == 0;
         daemon.turn_at = u64::MAX;
         let next = clock.when(now, next.micros()).min(now + SLEEP_MAX);
+        let next = if daemon.talks.is_idle() { next } else { next.min(daemon.talks.due) };
         for output in outputs.drain(..) {
             self.output(host, shown, output);
         }
@@ -156,6 +161,9 @@ impl World {
         }
         for peer in daemon.node.status(Time(machine.clock.shows(now))).peers {
             self.check.status(now, host, &peer, &self.truth);
+            if let Some((invariant, detail)) = talks::bounds(&peer.sessions) {
+                self.check.fail(now, invariant, format!("host {host} to {}: {detail}", peer.id));
+            }
             // Eight MiB of frames, and the headers of their records.
             if daemon.store.buffered(peer.id.get()) > 9 << 20 {
                 self.check.fail(now, "I9 bounds", format!("host {host}: the outbox overflows"));
@@ -169,8 +177,13 @@ impl World {
             Output::Datagram { to, frame, .. } => return self.send(host, to, frame),
             Output::TcpFrame { peer, frame } => {
                 let frame = self.spoken(host, frame);
-                return self.tcp(host, peer.get(), &frame);
+                return self.tcp(host, peer.get(), Pipe::Frames, &frame);
             }
+            Output::Pipe { peer, frame } => {
+                let frame = self.spoken(host, frame);
+                return self.tcp(host, peer.get(), Pipe::Sessions, &frame);
+            }
+            Output::Session { peer, event } => return self.session(host, peer, event),
             Output::Store { volume, to, ring, frame } => {
                 let frame = self.spoken(host, frame);
                 self.record(host, to.get(), &frame);
@@ -189,7 +202,10 @@ impl World {
         let node = machine.node;
         let Some(daemon) = &mut machine.daemon else { return };
         match output {
-            Output::Datagram { .. } | Output::TcpFrame { .. } => {}
+            Output::Datagram { .. }
+            | Output::TcpFrame { .. }
+            | Output::Pipe { .. }
+            | Output::Session { .. } => {}
             Output::Store { to, ring, frame, .. } => {
                 daemon.store.store(shown.micros(), to, ring, &frame);
             }
@@ -221,6 +237,23 @@ impl World {
                 }
                 self.trace.tell(now, host, "event", format!("{event:?}"));
             }
+        }
+    }
+
+    fn session(&mut self, host: u8, peer: NodeId, event: SessionEvent) {
+        let now = self.now;
+        if !matches!(event, SessionEvent::Data(..) | SessionEvent::Progress { .. }) {
+            self.trace.tell(now, host, "session", format!("{peer} {event:?}"));
+        }
+        let (truth, node) = (&self.truth, self.hosts[usize::from(host) - 1].node);
+        let works = |preference| truth.carries(now, (node, peer.get()), preference);
+        let Some(daemon) = &mut self.hosts[usize::from(host) - 1].daemon else { return };
+        let ends = (host, peer);
+        let talking = &mut self.talking;
+        if let Err((invariant, detail)) =
+            daemon.talks.hear(ends, event, works, &mut self.rng, talking)
+        {
+            self.check.fail(now, invariant, detail);
         }
     }
 

@@ -9,7 +9,7 @@ use failover::{
 use crate::{
     fault::Fault,
     host::{In, SOCKET_MAX, node_id},
-    net::{Retry, Tcp},
+    net::{Pipe, Retry, Tcp},
     world::{Ev, World},
 };
 
@@ -80,36 +80,60 @@ impl World {
         other.into()
     }
 
-    pub(crate) fn tcp(&mut self, from: u8, to: u8, frame: &Bytes) {
+    pub(crate) fn tcp(&mut self, from: u8, to: u8, pipe: Pipe, frame: &Bytes) {
         let now = self.now;
         self.record(from, to, frame);
-        match self.net.stream(now, (from, to), frame, &mut self.rng, &mut self.fired) {
-            Tcp::Arrives(at) => {
-                let incarnation = self.host(to).incarnation;
-                self.push(at, Ev::TcpFrame { to, incarnation, bytes: frame.clone() });
-            }
+        match self.net.stream(now, (from, to, pipe), frame, &mut self.rng, &mut self.fired) {
+            Tcp::Arrives(at) => self.tcp_flows(at, (from, to, pipe), frame.clone()),
             Tcp::Waits(0) => {}
-            Tcp::Waits(at) => self.push(at, Ev::TcpRetry { from, to }),
-            Tcp::Refused => {
-                let peer = node_id(self.host(to).node);
-                self.put(from, In::Network(NetworkFact::TcpRefused { peer }));
-            }
+            Tcp::Waits(at) => self.push(at, Ev::TcpRetry { from, to, pipe }),
+            Tcp::Refused => self.tcp_broke(from, to, pipe),
         }
     }
 
-    pub(crate) fn tcp_retry(&mut self, from: u8, to: u8) {
-        match self.net.retry(self.now, (from, to), &mut self.rng, &mut self.fired) {
+    fn tcp_flows(&mut self, at: u64, (from, to, pipe): (u8, u8, Pipe), bytes: Bytes) {
+        let incarnations = (self.host(from).incarnation, self.host(to).incarnation);
+        self.push(at, Ev::TcpFrame { from, to, pipe, incarnations, bytes });
+    }
+
+    fn tcp_broke(&mut self, from: u8, to: u8, pipe: Pipe) {
+        let peer = node_id(self.host(to).node);
+        let fact = match pipe {
+            Pipe::Frames => NetworkFact::TcpRefused { peer },
+            Pipe::Sessions => NetworkFact::PipeBroke { peer },
+        };
+        self.put(from, In::Network(fact));
+        if pipe == Pipe::Sessions {
+            let bytes = self.net.room(from, to, 0);
+            self.put(from, In::Network(NetworkFact::PipeTakes { peer, bytes }));
+        }
+    }
+
+    pub(crate) fn tcp_arrives(
+        &mut self,
+        (from, to, pipe): (u8, u8, Pipe),
+        incarnations: (u32, u32),
+        bytes: Bytes,
+    ) {
+        if pipe == Pipe::Sessions && self.host(from).incarnation == incarnations.0 {
+            let room = self.net.room(from, to, bytes.len());
+            let peer = node_id(self.host(to).node);
+            self.put(from, In::Network(NetworkFact::PipeTakes { peer, bytes: room }));
+        }
+        if self.host(to).incarnation == incarnations.1 {
+            self.put(to, In::Tcp(bytes));
+        }
+    }
+
+    pub(crate) fn tcp_retry(&mut self, from: u8, to: u8, pipe: Pipe) {
+        match self.net.retry(self.now, (from, to, pipe), &mut self.rng, &mut self.fired) {
             Retry::Flows(frames) => {
-                let incarnation = self.host(to).incarnation;
                 for (at, bytes) in frames {
-                    self.push(at, Ev::TcpFrame { to, incarnation, bytes });
+                    self.tcp_flows(at, (from, to, pipe), bytes);
                 }
             }
-            Retry::Later(at) => self.push(at, Ev::TcpRetry { from, to }),
-            Retry::Broke => {
-                let peer = node_id(self.host(to).node);
-                self.put(from, In::Network(NetworkFact::TcpRefused { peer }));
-            }
+            Retry::Later(at) => self.push(at, Ev::TcpRetry { from, to, pipe }),
+            Retry::Broke => self.tcp_broke(from, to, pipe),
         }
     }
 

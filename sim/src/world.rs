@@ -23,13 +23,14 @@ use crate::{
     fault::{Fault, Fired},
     host::{Host, In, node_id, public_keys},
     machines::WATCH_EVERY,
-    net::Net,
+    net::{Net, Pipe},
     nonces::Nonces,
     plan::Plan,
     records::Records,
     rng::Rng,
     store::Role,
     stranger::Stranger,
+    talks::Talking,
     trace::Trace,
     truth::Truth,
 };
@@ -48,8 +49,8 @@ pub(crate) enum Ev {
     Seat { host: u8, incarnation: u32, role: Role },
     Watch { host: u8, incarnation: u32 },
     Datagram { from: u8, to: u8, bytes: Bytes, stamp: u64 },
-    TcpFrame { to: u8, incarnation: u32, bytes: Bytes },
-    TcpRetry { from: u8, to: u8 },
+    TcpFrame { from: u8, to: u8, pipe: Pipe, incarnations: (u32, u32), bytes: Bytes },
+    TcpRetry { from: u8, to: u8, pipe: Pipe },
     Link { host: u8, up: bool },
     Emit { flow: usize },
     Resume { host: u8 },
@@ -109,6 +110,7 @@ pub(crate) struct World {
     /// Drills under way at most until then: host, peer.
     pub(crate) nonces: Nonces,
     pub(crate) records: Records,
+    pub(crate) talking: Talking,
     /// Records may be missing: storage lies, is copied, or loses a writer.
     pub(crate) may_miss: bool,
     pub(crate) drills: Vec<(u8, u8, u64)>,
@@ -151,6 +153,7 @@ impl World {
             stranger: Stranger::default(),
             nonces: Nonces::default(),
             records: Records::default(),
+            talking: Talking::new(plan.has_twin()),
             may_miss: plan.may_miss(),
             drills: Vec::new(),
             agreed: BTreeMap::new(),
@@ -230,12 +233,10 @@ impl World {
             Ev::Seat { host, incarnation, role } => self.seat_due(host, incarnation, role),
             Ev::Watch { host, incarnation } => self.watch_due(host, incarnation),
             Ev::Datagram { from, to, bytes, stamp } => self.arrives(from, to, bytes, stamp),
-            Ev::TcpFrame { to, incarnation, bytes } => {
-                if self.host(to).incarnation == incarnation {
-                    self.put(to, In::Tcp(bytes));
-                }
+            Ev::TcpFrame { from, to, pipe, incarnations, bytes } => {
+                self.tcp_arrives((from, to, pipe), incarnations, bytes);
             }
-            Ev::TcpRetry { from, to } => self.tcp_retry(from, to),
+            Ev::TcpRetry { from, to, pipe } => self.tcp_retry(from, to, pipe),
             Ev::Link { host, up } => {
                 let peers = (1..=self.plan.hosts).filter(|p| *p != host);
                 for peer in peers.map(node_id).collect::<Vec<_>>() {
@@ -297,6 +298,7 @@ impl World {
         self.push(now + WATCH_EVERY, Ev::Watch { host, incarnation });
         let node = self.host(host).node;
         self.truth.restart(now, node);
+        self.talking.restarted(now, node);
     }
 
     /// How many machines there are, a second daemon's included.
@@ -325,6 +327,7 @@ impl World {
             self.check.reincarnated(node);
         }
         self.drills.retain(|d| d.0 != host);
+        self.talking.restarted(now, node);
         self.truth.restart(now, node);
     }
 

@@ -53,6 +53,7 @@ pub(super) fn options(config: &Config, plan: Option<&StorePlan>, identity: &Iden
         addresses: config.interface.iter().map(|i| i.address).collect(),
         peers: config.peers.iter().map(|peer| peer_options(config, plan, peer)).collect(),
         timing,
+        sessions: failover::session::SessionLimits::default(),
         classes: config.classes.clone(),
         plaintext: config.plaintext,
     }

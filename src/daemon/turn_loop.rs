@@ -443,6 +443,7 @@ impl TurnLoop {
                         beat.order(order);
                     }
                 }
+                Output::Pipe { .. } | Output::Session { .. } => {}
                 Output::Event(event) => self.boxes.events.push(event),
             }
         }

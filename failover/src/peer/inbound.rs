@@ -69,6 +69,13 @@ impl Peer {
         match header.channel {
             Channel::Control => self.control(now, path, header.number, &frame[HEADER..], world),
             Channel::Express | Channel::Datagram => self.data(now, path, header, frame, world),
+            Channel::Stream => {
+                if self.stream_seen.insert_sliding(header.number) != Insert::New {
+                    return Err("repeated");
+                }
+                let body = Bytes::from(frame).slice(HEADER..);
+                self.stream(now, path, header.number, &body, world)
+            }
             Channel::Handshake | Channel::Beat => Err("malformed"),
         }
     }
@@ -203,6 +210,8 @@ impl Peer {
         self.datagram = Kept::new(Channel::Datagram, self.timing.write_ttl);
         self.control_next = 1;
         self.control_seen = Window::new();
+        self.stream_next = 1;
+        self.stream_seen = Window::new();
         self.cursors.clear();
         self.cursors_due = Time::NEVER;
         self.network.forget();
@@ -212,6 +221,7 @@ impl Peer {
         self.peer_route = None;
         self.reset_lane(world);
         if restarted {
+            self.end_sessions(world);
             let peer = self.id();
             world.put(Output::Event(Event::PeerRestarted { peer, unconfirmed }));
         }
@@ -298,6 +308,8 @@ impl Peer {
             NetworkFact::SendError { .. } => self.network.send_error(now),
             NetworkFact::DatagramSize { bytes, .. } => self.datagram_size = (*bytes).max(512),
             NetworkFact::TcpRefused { .. } => {}
+            NetworkFact::PipeTakes { bytes, .. } => self.pipe_takes(*bytes),
+            NetworkFact::PipeBroke { .. } => self.pipe_broke(now),
         }
     }
 

@@ -9,6 +9,7 @@
 mod inbound;
 mod outbound;
 mod speak;
+mod streams;
 
 pub(crate) use outbound::split_header;
 
@@ -27,6 +28,7 @@ use crate::{
     path::{Evidence, Machine, State},
     queue::Queues,
     secure::{Agreement, Keyring},
+    session::{Ending, Pipe},
     status::{Change, Counters, NetworkStatus, PeerState, PeerStatus, StorageStatus},
     turn::VolumeOrder,
     wire::Channel,
@@ -60,6 +62,13 @@ pub(crate) struct Peer {
     datagram: Kept,
     control_next: u64,
     control_seen: Window,
+    stream_next: u64,
+    stream_seen: Window,
+    pipe: Pipe,
+    /// Bytes the network's pipe takes.
+    pipe_room: usize,
+    /// When the peer's reader is to be woken again for sessions.
+    knock_at: Time,
     network: Network,
     storage: Storage,
     recovery: Recovery,
@@ -191,6 +200,11 @@ impl Peer {
             datagram: Kept::new(Channel::Datagram, timing.write_ttl),
             control_next: 1,
             control_seen: Window::new(),
+            stream_next: 1,
+            stream_seen: Window::new(),
+            pipe: Pipe::new(node.id, options.id, node.sessions.clone()),
+            pipe_room: streams::ROOM_AT_FIRST,
+            knock_at: Time::ZERO,
             network: Network::new(settings(&timing, &options)),
             storage: Storage::new(is_stored(&options), timing.storage_beat_idle),
             recovery: Recovery::default(),
@@ -272,6 +286,7 @@ impl Peer {
         self.judge(now, world);
         self.expire(now);
         self.pump(now, world);
+        self.streams(now, world);
         self.speak(now, world);
         self.beats(now, world);
         self.wants =
@@ -298,7 +313,8 @@ impl Peer {
         let stuck = stuck(&self.express.tx).max(stuck(&self.datagram.tx));
         self.network.data_silence(silence(Path::Network), stuck);
         // Half the time is left for the other path.
-        self.storage.data_silence(silence(Path::Storage), self.timing.express_ttl / 2);
+        let stored = silence(Path::Storage).max(self.pipe.silence(now, Path::Storage));
+        self.storage.data_silence(stored, self.timing.express_ttl / 2);
         self.network.update(now);
         self.seen = self.look(now);
         if self.seen.network().0 != Verdict::Up {
@@ -478,6 +494,7 @@ impl Peer {
             .min(self.queues.next_stale())
             .min(self.speech.next())
             .min(self.cursors_due)
+            .min(if self.keyring.current().is_some() { self.pipe.next() } else { Time::NEVER })
             .min(if self.probes_wanted() { self.recovery.next() } else { Time::NEVER })
             .min(if self.proving() { self.speech.proof_at() } else { Time::NEVER })
             .min(self.drill.map_or(Time::NEVER, |d| d.until));
@@ -593,6 +610,7 @@ impl Peer {
             },
             counters,
             last_change: self.last_change.clone(),
+            sessions: self.pipe.status(),
             keys: self.keyring.current().is_some(),
             drill: self.drill.map(|d| d.cut),
         }
@@ -666,7 +684,9 @@ impl Peer {
     }
 
     /// The peer is taken out of the configuration.
-    pub(crate) fn remove(&self, world: &mut dyn World) {
+    pub(crate) fn remove(&mut self, world: &mut dyn World) {
+        self.pipe.stop(Ending::Closed);
+        self.tell_sessions(world);
         world.put(Output::Beat(BeatOrder::Remove { peer: self.id() }));
     }
 }

@@ -42,6 +42,10 @@ impl StorageWindow {
     const MIN: usize = 1 << 20;
     const MAX: usize = 4 << 20;
 
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// A frame took so long from our write to its acknowledgement.
     pub(super) fn measured(&mut self, delay: Duration) {
         // The least delay ages, slowly, so that a path that got longer is learned.

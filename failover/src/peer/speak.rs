@@ -298,7 +298,7 @@ impl Peer {
         }
     }
 
-    fn control_frame(&mut self, message: &Control) -> Option<Bytes> {
+    pub(super) fn control_frame(&mut self, message: &Control) -> Option<Bytes> {
         let mut number = self.control_next;
         // A number names a nonce: none is used twice, also not after the last one.
         self.control_next = number.checked_add(1)?;

@@ -7,6 +7,7 @@
 pub mod control;
 pub mod data;
 pub mod hello;
+pub mod stream;
 
 /// Version of the wire format, the high half of a frame's first byte.
 pub const VERSION: u8 = 1;
@@ -35,6 +36,8 @@ pub enum Channel {
     Express = 3,
     /// All other packets, kept until acknowledged.
     Datagram = 4,
+    /// Sessions; numbered against replay only, resent by offset.
+    Stream = 5,
 }
 
 impl Channel {
@@ -45,6 +48,7 @@ impl Channel {
             2 => Self::Control,
             3 => Self::Express,
             4 => Self::Datagram,
+            5 => Self::Stream,
             _ => return None,
         })
     }

@@ -30,6 +30,7 @@ pub(crate) struct Side {
     storage_beat: u64,
     pub(crate) delivered: Vec<(Time, u32)>,
     pub(crate) events: Vec<Event>,
+    pub(crate) sessions: Vec<failover::session::SessionEvent>,
     pub(crate) alive: bool,
     epoch: u64,
 }
@@ -118,6 +119,7 @@ fn options(us: u8, epoch: u64) -> Options {
             receive_volume: Some(VOLUME),
         }],
         timing: Timing::default(),
+        sessions: failover::session::SessionLimits::default(),
         classes: failover::ClassRules::default(),
         plaintext: false,
     }
@@ -139,6 +141,7 @@ impl Side {
             storage_beat: 0,
             delivered: Vec::new(),
             events: Vec::new(),
+            sessions: Vec::new(),
             alive: true,
             epoch,
         }
@@ -340,7 +343,9 @@ impl Pair {
         let now = self.now;
         match output {
             Output::Datagram { frame, .. } => self.carry(side, frame, false),
-            Output::TcpFrame { frame, .. } => self.carry(side, frame, true),
+            Output::TcpFrame { frame, .. } | Output::Pipe { frame, .. } => {
+                self.carry(side, frame, true);
+            }
             Output::Store { frame, to, .. } => {
                 if self.storage {
                     self.post(500, 1 - side, Mail::Stored(frame));
@@ -364,6 +369,7 @@ impl Pair {
                 self.sides[side].delivered.push((now, number));
             }
             Output::Beat(order) => self.sides[side].pulse.order(now, order),
+            Output::Session { event, .. } => self.sides[side].sessions.push(event),
             Output::Event(event) => self.sides[side].events.push(event),
         }
     }

@@ -53,6 +53,7 @@ pub(crate) struct Side {
     /// Packets handed on, behind their `virtio_net_hdr`.
     pub(crate) delivered: Vec<Bytes>,
     pub(crate) events: Vec<Event>,
+    pub(crate) sessions: Vec<failover::session::SessionEvent>,
     pub(crate) epoch: u64,
 }
 
@@ -120,6 +121,7 @@ pub(crate) fn options(us: u8, count: u8, epoch: u64) -> Options {
         addresses: vec![[10, 0, 0, us].into()],
         peers: (1..=count).filter(|n| *n != us).map(peer).collect(),
         timing: Timing::default(),
+        sessions: failover::session::SessionLimits::default(),
         classes: ClassRules::default(),
         plaintext: false,
     }
@@ -151,6 +153,7 @@ impl Side {
             storage_beat: 0,
             delivered: Vec::new(),
             events: Vec::new(),
+            sessions: Vec::new(),
             epoch,
         }
     }
@@ -436,7 +439,9 @@ impl Net {
         let tapped = |to: NodeId, way, bytes| Tapped { from: at, to: place(to), way, bytes };
         match output {
             Output::Datagram { peer, frame, .. } => self.post(tapped(peer, Way::Datagram, frame)),
-            Output::TcpFrame { peer, frame } => self.post(tapped(peer, Way::Tcp, frame)),
+            Output::TcpFrame { peer, frame } | Output::Pipe { peer, frame } => {
+                self.post(tapped(peer, Way::Tcp, frame))
+            }
             Output::Store { frame, to, .. } => {
                 self.post(tapped(to, Way::Stored, frame));
                 if self.storage {
@@ -453,6 +458,7 @@ impl Net {
             Output::Volume(..) => {}
             Output::Packet(packet) => self.sides[at].delivered.push(packet),
             Output::Beat(order) => self.sides[at].pulse.order(now, order),
+            Output::Session { event, .. } => self.sides[at].sessions.push(event),
             Output::Event(event) => self.sides[at].events.push(event),
         }
     }

@@ -13,6 +13,7 @@ use crate::{
     net::Wire,
     plan::{Action, Expect, Plan},
     rng::Rng,
+    talks::Talk,
     workload::Flow,
 };
 
@@ -52,6 +53,7 @@ pub fn of_length(seed: u64, seconds: u64) -> Plan {
         mirror,
         rekey: if rng.chance(400_000) { rng.spread(3, 200) } else { 3_600 },
         flows: flows(hosts, &mut rng),
+        talks: talks(hosts, seed),
         steps: Vec::new(),
         heal_at: length * 1_000,
         expect: Expect::default(),
@@ -115,6 +117,23 @@ fn flows(hosts: u8, rng: &mut Rng) -> Vec<Flow> {
         }
     }
     flows
+}
+
+/// Half of the seeds have sessions, too; drawn apart, so that the others stay as they were.
+fn talks(hosts: u8, seed: u64) -> Vec<Talk> {
+    let mut rng = Rng::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x7a1c);
+    let mut talks = Vec::new();
+    if rng.chance(500_000) {
+        return talks;
+    }
+    for from in 1..=hosts {
+        for to in (1..=hosts).filter(|to| *to != from) {
+            for _ in 0..rng.below(if hosts > 2 { 2 } else { 3 }) {
+                talks.push(Talk::random(from, to, &mut rng));
+            }
+        }
+    }
+    talks
 }
 
 fn ppm(rng: &mut Rng, most: u64) -> u32 {

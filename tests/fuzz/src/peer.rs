@@ -57,6 +57,7 @@ fn options() -> Options {
             receive_volume: Some(VOLUME),
         }],
         timing: Timing::default(),
+        sessions: failover::session::SessionLimits::default(),
         classes: ClassRules::default(),
         plaintext: false,
     }
@@ -247,9 +248,13 @@ impl Bench {
                 }
                 Output::Datagram { frame, .. }
                 | Output::TcpFrame { frame, .. }
+                | Output::Pipe { frame, .. }
                 | Output::Store { frame, .. } => assert!(frame.len() <= FRAME_MAX),
                 Output::Beat(order) => self.pulse.order(self.now, order),
-                Output::Mailbox { .. } | Output::Volume(..) | Output::Event(_) => {}
+                Output::Mailbox { .. }
+                | Output::Volume(..)
+                | Output::Session { .. }
+                | Output::Event(_) => {}
             }
         }
         let status = self.node.status(self.now).peers.remove(0);
