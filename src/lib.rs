@@ -14,6 +14,7 @@
 //!
 //! * [`config`]: words an operator wrote, turned into checked values.
 //! * [`daemon`]: the loop that feeds the core and does what it says.
+//! * [`sessions`]: sockets that survive, for programs.
 //! * [`planes`]: drivers, bytes in and bytes out.
 //! * [`admin`]: the control socket, metrics and logs.
 //! * [`cli`]: one file per command.
@@ -30,5 +31,6 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod planes;
+pub mod sessions;
 #[allow(unsafe_code)]
 mod sys;

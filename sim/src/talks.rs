@@ -278,7 +278,7 @@ impl Talks {
             SessionEvent::Accepted(id)
             | SessionEvent::Refused(id, ..)
             | SessionEvent::Data(id, _)
-            | SessionEvent::Finished(id)
+            | SessionEvent::Finished(id, _)
             | SessionEvent::Progress { id, .. }
             | SessionEvent::Moved(id, _)
             | SessionEvent::Ended(id, _)
@@ -317,7 +317,7 @@ impl Talks {
                 half.untaken += bytes.len() as u64;
                 talking.bytes += bytes.len() as u64;
             }
-            SessionEvent::Finished(_) => {
+            SessionEvent::Finished(..) => {
                 let book = &mut truth.books[1 - side];
                 if !book.finished || book.got != book.written || book.told_finished {
                     return Err(("S2 ends", tell(&format!("{book:?}"))));

@@ -2,6 +2,7 @@
 
 use failover::{
     Cut,
+    session::SessionStatus,
     status::{Counters, NetworkStatus, PeerState, StorageStatus},
 };
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,9 @@ pub struct Peer {
     pub storage: StorageStatus,
     /// Both balances.
     pub counters: Counters,
+    /// Sessions with it.
+    #[serde(default)]
+    pub sessions: SessionStatus,
     /// The last change of route.
     pub last_change: Option<Change>,
     /// Keys agreed with its present incarnation.

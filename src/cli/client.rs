@@ -31,7 +31,8 @@ pub(super) struct Target {
 }
 
 impl Target {
-    fn path(&self) -> Result<PathBuf, Failure> {
+    /// Its control socket.
+    pub(super) fn path(&self) -> Result<PathBuf, Failure> {
         match (&self.socket, &self.config) {
             (Some(socket), _) => Ok(socket.clone()),
             (None, Some(file)) => {

@@ -14,12 +14,16 @@ mod client;
 mod config;
 mod demo;
 mod drill;
+mod forward;
 mod keygen;
 mod out;
 mod peers;
 mod ping;
+mod recv;
 mod reload;
 mod run;
+mod send;
+mod session;
 mod stamp;
 mod status;
 mod volume;
@@ -72,6 +76,12 @@ enum Verb {
     Ping(ping::Args),
     /// Test a failover on a live link: cut a path for a while, measure, heal
     Drill(drill::Args),
+    /// Send a stream from stdin or a file to a program at a peer
+    Send(send::Args),
+    /// Receive a stream, to stdout or into a file
+    Recv(recv::Args),
+    /// Forward a TCP port to a port of a peer
+    Forward(forward::Args),
 }
 
 /// Runs the command the process was started with.
@@ -102,6 +112,9 @@ fn run_command(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Peers(args) => peers::run(&args, &mut out),
         Verb::Ping(args) => ping::run(&args, &mut out),
         Verb::Drill(args) => drill::run(&args, &mut out),
+        Verb::Send(args) => send::run(&args, &mut out),
+        Verb::Recv(args) => recv::run(&args, &mut out),
+        Verb::Forward(args) => forward::run(&args, &mut out),
     };
     match outcome.and_then(|()| out.flush()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,6 +24,7 @@ use crate::{
     },
     config::{self, Config, report::Report},
     daemon::{self, Attachment, Daemon, StartError, request::Request},
+    sessions::{Endpoint, gate::Gate},
 };
 
 /// A reload that takes longer is stuck.
@@ -68,6 +69,7 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
     let metrics_address = config.metrics;
     let name = config.node.name.clone();
     let socket_path = config.node.control_socket.clone();
+    let forward_ports = config.sessions.forward_ports.clone();
     let daemon = Daemon::start(config.clone(), attachment).map_err(start_failure)?;
     let requests = daemon.requests();
     let ask: Ask = Arc::new(move |request| requests.send(request));
@@ -93,6 +95,9 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
     let control = reserved
         .serve(ask.clone(), reload.clone())
         .map_err(|e| Failure::failed(format!("control socket: {e}")))?;
+    let endpoint = Endpoint::of(&daemon);
+    let gate = Gate::open(&socket_path, endpoint, forward_ports)
+        .map_err(|e| Failure::failed(format!("socket of sessions: {e}")))?;
     // Metrics are a convenience: a port that is taken must not keep packets from flowing.
     let metrics = metrics_address.and_then(|address| match metrics::serve(address, ask.clone()) {
         Ok(metrics) => Some(metrics),
@@ -109,6 +114,7 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
         info!(signal, "stopping: saying goodbye to peers");
     }
     drop(metrics);
+    drop(gate);
     daemon.stop(STOP_WITHIN);
     drop(control);
     match stopped {

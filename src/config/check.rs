@@ -14,7 +14,7 @@ use failover::{ClassRules, NodeId};
 
 use super::{
     Config, DEFAULT_SOCKET, DEFAULT_STATE, HooksConfig, InterfaceConfig, NetworkConfig, NodeConfig,
-    PeerConfig, StorageConfig, contradict,
+    PeerConfig, SessionsConfig, StorageConfig, contradict,
     file::{self, Entry, Section, Word},
     key,
     report::Report,
@@ -69,6 +69,12 @@ pub(super) fn check(file: &Path, text: &str, report: &mut Report) -> Option<Conf
     let classes = root
         .section("classes", report)
         .map_or_else(ClassRules::default, |section| classes(section, report));
+    let sessions =
+        root.section("sessions", report).map_or_else(SessionsConfig::default, |mut section| {
+            let forward_ports = section.numbers("forward_ports", u16::MAX, report);
+            section.finish(report);
+            SessionsConfig { forward_ports }
+        });
     root.finish(report);
 
     // Contradictions between sections.
@@ -102,6 +108,7 @@ pub(super) fn check(file: &Path, text: &str, report: &mut Report) -> Option<Conf
         metrics,
         plaintext,
         classes,
+        sessions,
     })
 }
 

@@ -118,6 +118,16 @@ pub struct Config {
     pub plaintext: bool,
     /// Which flows are express.
     pub classes: ClassRules,
+    /// What peers may do with sessions.
+    pub sessions: SessionsConfig,
+}
+
+/// `[sessions]`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionsConfig {
+    /// Ports of our loopback address that peers may reach by `sidepath forward`; all when it is
+    /// not said.
+    pub forward_ports: Option<Vec<u16>>,
 }
 
 /// `[node]`

@@ -83,12 +83,16 @@ impl TurnLoop {
     }
 
     fn set_peers(&mut self) {
-        let Parts { config, planes, .. } = &mut self.parts;
+        let Parts { config, planes, counter, .. } = &mut self.parts;
+        counter.set_peers(config.peers.iter().map(|p| (p.id, p.name.clone())));
         if let Some(udp) = &mut planes.udp {
             udp.set_peers(settings::endpoints(config));
         }
         if let Some(tcp) = &mut planes.tcp {
             tcp.set_peers(config.peers.iter().map(|p| (p.id, p.endpoints.clone())));
+        }
+        if let Some(pipes) = &mut planes.pipes {
+            pipes.set_peers(config.peers.iter().map(|p| (p.id, p.endpoints.clone())));
         }
         if let Some(netlink) = &planes.netlink {
             netlink.set_peers(settings::watched(config));

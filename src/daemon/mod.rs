@@ -44,6 +44,7 @@ pub use crate::planes::channel::{Application, ChannelDevice, SendError, channel}
 use crate::{
     config::Config,
     planes::queue::{Bell, Queue},
+    sessions::hub::Hub,
 };
 
 /// Bytes that sealing and framing add to a packet on the network.
@@ -70,6 +71,7 @@ pub struct Daemon {
     thread: Option<JoinHandle<()>>,
     listen: Option<SocketAddr>,
     recent: RecentEvents,
+    hub: Arc<Hub>,
 }
 
 impl Daemon {
@@ -92,6 +94,11 @@ impl Daemon {
     #[must_use]
     pub const fn listen(&self) -> Option<SocketAddr> {
         self.listen
+    }
+
+    /// Where sessions are asked for.
+    pub(crate) fn hub(&self) -> Arc<Hub> {
+        Arc::clone(&self.hub)
     }
 
     /// The last events, kept also after the daemon stopped.

@@ -17,13 +17,14 @@ use super::{
     events::RecentEvents,
     hooks::Hooks,
     settings::{self, Identity},
-    turn_loop::{BELL, Device, Hands, Parts, Planes, TCP_TOKENS, TurnLoop},
+    turn_loop::{BELL, Device, Hands, PIPE_TOKENS, Parts, Planes, TCP_TOKENS, TurnLoop},
 };
 use crate::{
     config::{Config, InterfaceConfig, key},
     planes::{
         beat::{BeatPlane, BeatSocket},
         netlink::{InterfaceSetup, NetlinkPlane},
+        pipe::Pipes,
         queue::{Bell, Queue},
         store::{StorePlan, StorePlane, StoreSettings},
         store_queue::StoreQueue,
@@ -31,6 +32,7 @@ use crate::{
         tun::Tun,
         udp::{self, Udp},
     },
+    sessions::hub::{Counter, Hub},
     sys::{clock, reuseport},
 };
 
@@ -112,6 +114,8 @@ pub(super) fn start(config: Config, attachment: Attachment) -> Result<Daemon, St
     let options = settings::options(&config, plan.as_ref(), &identity);
     let mut hands = Hands::default();
     let node = Node::new(options, &mut hands);
+    let hub = Arc::new(Hub::new(bell.clone()));
+    hub.set_peers(config.peers.iter().map(|p| (p.id, p.name.clone())));
     let requests = Arc::new(RequestQueue {
         queue: Queue::new(REQUESTS_MAX),
         stopped: AtomicBool::new(false),
@@ -121,16 +125,18 @@ pub(super) fn start(config: Config, attachment: Attachment) -> Result<Daemon, St
         netlink.set_peers(settings::watched(&config));
     }
     let recent = RecentEvents::default();
-    let (udp, tcp) = network.map_or((None, None), |n| (Some(n.udp), Some(n.tcp)));
+    let (udp, tcp, pipes) =
+        network.map_or((None, None, None), |n| (Some(n.udp), Some(n.tcp), Some(n.pipes)));
     let parts = Parts {
         poll,
         bell,
         node,
         hands,
-        planes: Planes { device, udp, tcp, beat, netlink, store, store_queue },
+        planes: Planes { device, udp, tcp, pipes, beat, netlink, store, store_queue },
         hooks: Hooks::start().map_err(system("the hooks"))?,
         recent: recent.clone(),
         requests: Arc::clone(&requests),
+        counter: Counter::new(Arc::clone(&hub)),
         config,
         identity,
         plan,
@@ -139,7 +145,7 @@ pub(super) fn start(config: Config, attachment: Attachment) -> Result<Daemon, St
         warnings,
     };
     let turn_loop = TurnLoop::new(parts).map_err(system("the event loop"))?;
-    let closing = Closing(Arc::clone(&requests));
+    let closing = Closing(Arc::clone(&requests), Arc::clone(&hub));
     let thread = std::thread::Builder::new()
         .name("sidepath-turn".into())
         .spawn(move || {
@@ -149,15 +155,16 @@ pub(super) fn start(config: Config, attachment: Attachment) -> Result<Daemon, St
             turn_loop.run();
         })
         .map_err(system("the turn loop"))?;
-    Ok(Daemon { requests: RequestSender(requests), thread: Some(thread), listen, recent })
+    Ok(Daemon { requests: RequestSender(requests), thread: Some(thread), listen, recent, hub })
 }
 
 /// Closes the requests when the loop ends, however it ends.
-struct Closing(Arc<RequestQueue>);
+struct Closing(Arc<RequestQueue>, Arc<Hub>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
         self.0.close();
+        self.1.stop();
     }
 }
 
@@ -165,6 +172,7 @@ struct Network {
     listen: SocketAddr,
     udp: Udp,
     tcp: Tcp,
+    pipes: Pipes,
     beat: Option<BeatSocket>,
 }
 
@@ -193,7 +201,10 @@ fn open_network(
     let registry = poll.registry().try_clone().map_err(system("the event loop"))?;
     let mut tcp = Tcp::new(registry, TCP_TOKENS, listen, listener).map_err(refused("TCP"))?;
     tcp.set_peers(config.peers.iter().map(|p| (p.id, p.endpoints.clone())));
-    Ok(Network { listen, udp, tcp, beat: Some(beat) })
+    let registry = poll.registry().try_clone().map_err(system("the event loop"))?;
+    let mut pipes = Pipes::new(registry, PIPE_TOKENS, listen);
+    pipes.set_peers(config.peers.iter().map(|p| (p.id, p.endpoints.clone())));
+    Ok(Network { listen, udp, tcp, pipes, beat: Some(beat) })
 }
 
 /// The second socket on the same address; the kernel gives it what starts like a beat.

@@ -51,6 +51,7 @@ fn peer(status: PeerStatus) -> document::Peer {
         network: status.network,
         storage: status.storage,
         counters: status.counters,
+        sessions: status.sessions,
         last_change: status.last_change.map(|change| document::Change {
             at: date(Time(change.at_us)),
             from: change.from,

@@ -50,6 +50,7 @@ pub(crate) fn config(id: u8, listen: &str) -> Config {
         hooks: HooksConfig::default(),
         metrics: None,
         plaintext: false,
+        sessions: crate::config::SessionsConfig::default(),
         classes: ClassRules::default(),
     }
 }

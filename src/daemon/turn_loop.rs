@@ -54,6 +54,7 @@ use crate::{
         beat::{BeatPlane, FromBeat},
         channel::ChannelDevice,
         netlink::{FromNetlink, NetlinkPlane},
+        pipe::Pipes,
         queue::Bell,
         store::{StorePlan, StorePlane},
         store_queue::{FromStore, StoreQueue},
@@ -61,6 +62,7 @@ use crate::{
         tun::Tun,
         udp::{Datagram, Udp},
     },
+    sessions::hub::Counter,
     sys::{clock, sched},
 };
 
@@ -70,6 +72,8 @@ pub(super) const BELL: Token = Token(2);
 const TIMER: Token = Token(3);
 /// The TCP plane has the tokens from here on.
 pub(super) const TCP_TOKENS: usize = 16;
+/// Pipes of sessions those from here on.
+pub(super) const PIPE_TOKENS: usize = 1024;
 
 /// Packets read from the interface per turn: 64 super-packets are 4 MiB.
 const PACKETS_PER_TURN: usize = 64;
@@ -97,6 +101,7 @@ pub(super) struct Planes {
     pub(super) device: Device,
     pub(super) udp: Option<Udp>,
     pub(super) tcp: Option<Tcp>,
+    pub(super) pipes: Option<Pipes>,
     pub(super) beat: Option<BeatPlane>,
     pub(super) netlink: Option<NetlinkPlane>,
     pub(super) store: Option<StorePlane>,
@@ -144,6 +149,8 @@ pub(super) struct Parts {
     pub(super) identity: Identity,
     pub(super) plan: Option<StorePlan>,
     pub(super) requests: Arc<RequestQueue>,
+    /// Where applications' sessions are served.
+    pub(super) counter: Counter,
     pub(super) progress: Arc<AtomicU64>,
     pub(super) hooks: Hooks,
     pub(super) recent: RecentEvents,
@@ -272,6 +279,7 @@ impl TurnLoop {
         self.read_network();
         self.read_storage();
         self.read_device();
+        self.read_sessions();
         self.read_requests(clock::now());
         self.device_ready || self.udp_ready || self.tcp_unread
     }
@@ -313,7 +321,8 @@ impl TurnLoop {
     }
 
     fn read_network(&mut self) {
-        let Parts { node, hands, planes: Planes { udp, tcp, beat, .. }, .. } = &mut self.parts;
+        let Parts { node, hands, planes: Planes { udp, tcp, pipes, beat, .. }, .. } =
+            &mut self.parts;
         if let (Some(udp), true) = (udp.as_mut(), self.udp_ready) {
             self.udp_ready = udp.receive(UDP_ROUNDS, &mut |now, from, bytes| match beat {
                 Some(beat) if bytes.first() == Some(&FIRST_BYTE_BEAT) => beat.datagram(now, bytes),
@@ -331,7 +340,9 @@ impl TurnLoop {
                 self.tcp_unread = tcp.read_on(now, &mut take);
             }
             for token in self.boxes.tcp_tokens.drain(..) {
-                if tcp.owns(token) {
+                if let Some(pipes) = pipes.as_mut().filter(|p| p.owns(token)) {
+                    pipes.ready(now, token);
+                } else if tcp.owns(token) {
                     tcp.ready(now, token, &mut take);
                 }
             }
@@ -343,6 +354,9 @@ impl TurnLoop {
         }
         if let Some(tcp) = tcp {
             facts.extend(tcp.facts());
+        }
+        if let Some(pipes) = pipes {
+            facts.extend(pipes.facts());
         }
         let now = clock::now();
         let resized = facts.iter().any(|f| matches!(f, NetworkFact::DatagramSize { .. }));
@@ -401,6 +415,11 @@ impl TurnLoop {
         };
     }
 
+    fn read_sessions(&mut self) {
+        let Parts { counter, node, hands, .. } = &mut self.parts;
+        counter.read(clock::now(), node, hands);
+    }
+
     /// Does what the core said; true when that gave new facts to hand over.
     fn act(&mut self) -> bool {
         let now = clock::now();
@@ -443,7 +462,12 @@ impl TurnLoop {
                         beat.order(order);
                     }
                 }
-                Output::Pipe { .. } | Output::Session { .. } => {}
+                Output::Pipe { peer, frame } => {
+                    if let Some(pipes) = &mut planes.pipes {
+                        pipes.put(now, peer, frame);
+                    }
+                }
+                Output::Session { peer, event } => self.parts.counter.event(peer, event),
                 Output::Event(event) => self.boxes.events.push(event),
             }
         }
@@ -462,9 +486,15 @@ impl TurnLoop {
         if let Some(tcp) = &mut planes.tcp {
             tcp.flush(now);
         }
+        if let Some(pipes) = &mut planes.pipes {
+            pipes.flush(now);
+        }
         let facts = planes.udp.as_ref().is_some_and(Udp::has_facts)
             || planes.tcp.as_ref().is_some_and(Tcp::has_facts)
-            || planes.store.as_ref().is_some_and(StorePlane::has_refusals);
+            || planes.pipes.as_ref().is_some_and(Pipes::has_facts)
+            || planes.store.as_ref().is_some_and(StorePlane::has_refusals)
+            || self.parts.counter.has_orders()
+            || self.parts.counter.is_hungry();
         for event in self.boxes.events.drain(..) {
             self.asks.tell(&event);
             events::tell(&event, now, &self.parts.config, &self.parts.hooks, &self.parts.recent);
@@ -477,6 +507,13 @@ impl TurnLoop {
         let now = clock::now();
         let planes = &mut self.parts.planes;
         let mut next = planes.tcp.as_mut().map_or(Time::NEVER, |tcp| tcp.tick(now));
+        if let Some(pipes) = &mut planes.pipes {
+            pipes.flush(now);
+            next = next.min(pipes.next(now));
+            if pipes.has_facts() {
+                return now;
+            }
+        }
         if let Some(udp) = &mut planes.udp {
             if self.measure_at <= now {
                 udp.measure_all();
@@ -491,7 +528,8 @@ impl TurnLoop {
     }
 
     /// Ends every thread and gives everything back, within bounds.
-    fn end(self) {
+    fn end(mut self) {
+        self.parts.counter.stop();
         let Planes { device, mut beat, mut netlink, store, store_queue, .. } = self.parts.planes;
         let mut hooks = self.parts.hooks;
         let threads: Vec<JoinHandle<()>> = [

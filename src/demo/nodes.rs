@@ -112,6 +112,7 @@ impl Nodes {
                 hooks: HooksConfig::default(),
                 metrics: None,
                 plaintext: false,
+                sessions: crate::config::SessionsConfig::default(),
                 classes: ClassRules::default(),
             };
             let (application, device) = channel(CHANNEL_PACKETS);

@@ -14,6 +14,7 @@ pub(crate) mod beat;
 pub mod channel;
 mod framing;
 pub(crate) mod netlink;
+pub(crate) mod pipe;
 pub(crate) mod queue;
 pub(crate) mod store;
 pub(crate) mod store_queue;

@@ -260,7 +260,7 @@ impl Tcp {
         o.back_off = (o.back_off * 2).min(BACK_OFF_MAX);
     }
 
-    /// Whether a token is of this plane.
+    /// Whether a token is of this plane, or of those after it.
     pub(crate) const fn owns(&self, token: Token) -> bool {
         token.0 >= self.first_token
     }
@@ -387,7 +387,7 @@ impl Tcp {
     }
 }
 
-fn connect(listen: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+pub(super) fn connect(listen: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;

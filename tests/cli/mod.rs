@@ -5,6 +5,8 @@
 //! everything between an operator's words and the loop.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod pair;
+
 use std::{
     ffi::OsStr,
     fs,

@@ -24,6 +24,10 @@ use crate::{
 /// A packet held to the end of its life may be handed on by a turn that is late by so much.
 const TURN_LATENESS: std::time::Duration = std::time::Duration::from_millis(30);
 
+/// How long the place up to which a lane was read may wait to be told, without and with bulk.
+const CURSOR_TOLD: std::time::Duration = std::time::Duration::from_millis(400);
+const CURSOR_TOLD_IN_BULK: std::time::Duration = std::time::Duration::from_millis(4);
+
 impl Peer {
     /// A frame whose header names this peer and us. `Err` carries the cause of a refusal that
     /// cannot be held against the peer, because anybody could have sent it.
@@ -292,9 +296,11 @@ impl Peer {
             VolumeFact::Cursor { from, ring, number } if *from == self.id() && receives => {
                 self.cursors.insert(*ring == Ring::Data, *number);
                 // Told with the next acknowledgement; alone only after a while, because a receipt
-                // by storage is itself a record.
-                self.cursors_due =
-                    self.cursors_due.min(now + std::time::Duration::from_millis(400));
+                // by storage is itself a record. Sessions are acknowledged by themselves, and fill
+                // a ring in no time.
+                let bulk = now < self.bulk_until;
+                let patience = if bulk { CURSOR_TOLD_IN_BULK } else { CURSOR_TOLD };
+                self.cursors_due = self.cursors_due.min(now + patience);
             }
             _ => {}
         }

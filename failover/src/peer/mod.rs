@@ -67,6 +67,8 @@ pub(crate) struct Peer {
     pipe: Pipe,
     /// Bytes the network's pipe takes.
     pipe_room: usize,
+    /// Sessions come by storage, as of late.
+    bulk_until: Time,
     /// When the peer's reader is to be woken again for sessions.
     knock_at: Time,
     network: Network,
@@ -204,6 +206,7 @@ impl Peer {
             stream_seen: Window::new(),
             pipe: Pipe::new(node.id, options.id, node.sessions.clone()),
             pipe_room: streams::ROOM_AT_FIRST,
+            bulk_until: Time::ZERO,
             knock_at: Time::ZERO,
             network: Network::new(settings(&timing, &options)),
             storage: Storage::new(is_stored(&options), timing.storage_beat_idle),

@@ -22,6 +22,8 @@ pub(super) const ROOM_AT_FIRST: usize = 128 << 10;
 /// connections itself, and sooner.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(2);
 const STORAGE_PATIENCE_MIN: Duration = Duration::from_millis(500);
+/// For so long after a frame of sessions came by storage more are expected.
+const BULK: Duration = Duration::from_millis(100);
 /// While sessions use storage although the network is up, the peer's reader is kept awake.
 const KNOCK_EVERY: Duration = Duration::from_secs(1);
 
@@ -55,6 +57,7 @@ impl Peer {
         self.busy_until = now + super::BUSY;
         if path == Path::Storage {
             self.wake_storage(now);
+            self.bulk_until = now + BULK;
         }
         let (Carried { delay, .. }, read) = self.pipe.handle(now, path, number, body);
         if let Some(delay) = delay {

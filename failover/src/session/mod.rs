@@ -153,8 +153,8 @@ pub enum SessionEvent {
     Refused(SessionId, Refusal, String),
     /// Bytes, in order.
     Data(SessionId, Bytes),
-    /// There will be no more.
-    Finished(SessionId),
+    /// There will be no more. Bytes that came so far, copies included.
+    Finished(SessionId, ByPath),
     /// The peer has, and its application took, everything below these offsets.
     Progress {
         /// The session.
@@ -163,6 +163,8 @@ pub enum SessionEvent {
         received: u64,
         /// Bytes its application took.
         taken: u64,
+        /// Bytes we put so far; what was sent again counts again.
+        sent: ByPath,
     },
     /// It takes another path now; none while no path it may take is up.
     Moved(SessionId, Option<Path>),
@@ -170,6 +172,24 @@ pub enum SessionEvent {
     Ended(SessionId, Ending),
     /// Both sides are done.
     Closed(SessionId),
+}
+
+/// Bytes of one session by the path they took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ByPath {
+    /// By the network.
+    pub network: u64,
+    /// By storage.
+    pub storage: u64,
+}
+
+impl ByPath {
+    const fn add(&mut self, path: Path, bytes: usize) {
+        match path {
+            Path::Network => self.network += bytes as u64,
+            Path::Storage => self.storage += bytes as u64,
+        }
+    }
 }
 
 /// Why no session was opened.

@@ -19,8 +19,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Ending, NotOpened, Preference, Refusal, SessionEvent, SessionId, SessionLimits, SessionOrder,
-    SessionStatus, carrier::Carrier, incoming::Incoming, key, outgoing::Outgoing,
+    ByPath, Ending, NotOpened, Preference, Refusal, SessionEvent, SessionId, SessionLimits,
+    SessionOrder, SessionStatus, carrier::Carrier, incoming::Incoming, key, outgoing::Outgoing,
 };
 use crate::{
     NodeId, Path, Time,
@@ -87,6 +87,8 @@ struct Session {
     /// Something of it may be under way by that path.
     carried: [bool; 2],
     deficit: usize,
+    sent: ByPath,
+    came: ByPath,
     /// Something is waited for, and did not come on since then.
     waits_since: Option<Time>,
     /// The same, and the peer said nothing at all about the session.
@@ -113,6 +115,8 @@ impl Session {
             queued: [false; 2],
             carried: [false; 2],
             deficit: 0,
+            sent: ByPath { network: 0, storage: 0 },
+            came: ByPath { network: 0, storage: 0 },
             waits_since: None,
             silent_since: None,
             left_at: None,
@@ -457,7 +461,7 @@ impl Pipe {
                     carried = seen;
                 }
             }
-            segment => self.statement(now, &segment, bytes),
+            segment => self.statement(now, path, &segment, bytes),
         });
         if self.carriers[at(path)].owes_receipt() {
             self.lazy_at = self.lazy_at.min(now);
@@ -469,10 +473,11 @@ impl Pipe {
         (carried, Ok(()))
     }
 
-    fn statement(&mut self, now: Time, segment: &Segment<'_>, bytes: Bytes) {
+    fn statement(&mut self, now: Time, path: Path, segment: &Segment<'_>, bytes: Bytes) {
         let id = key(segment);
         if let Some(session) = self.sessions.get_mut(&id) {
             session.silent_since = None;
+            session.came.add(path, bytes.len());
         } else {
             return self.of_nobody(now, id, segment);
         }
@@ -638,7 +643,7 @@ impl Pipe {
         if session.inc.is_complete() && !session.told_finished {
             session.told_finished = true;
             if !session.inc.is_abandoned() {
-                self.events.push_back(SessionEvent::Finished(handle));
+                self.events.push_back(SessionEvent::Finished(handle, session.came));
             }
         }
         let urgent = urgent || session.inc.is_urgent();
@@ -662,7 +667,12 @@ impl Pipe {
         let (received, taken) = (session.out.received(), session.out.taken());
         if (received, taken) != before {
             session.waits_since = None;
-            self.events.push_back(SessionEvent::Progress { id: handle, received, taken });
+            self.events.push_back(SessionEvent::Progress {
+                id: handle,
+                received,
+                taken,
+                sent: session.sent,
+            });
         }
         if !session.out.is_unconfirmed() {
             session.carried = [false; 2];
@@ -691,11 +701,13 @@ impl Pipe {
                 session.says_ack = false;
                 if session.out.acknowledged(sent, sent, true) {
                     self.buffered -= buffered;
+                    let by = session.sent;
                     let id = self.handle_of(id);
                     self.events.push_back(SessionEvent::Progress {
                         id,
                         received: sent,
                         taken: sent,
+                        sent: by,
                     });
                 } else {
                     self.status.violations += 1;
@@ -1151,6 +1163,7 @@ impl Pipe {
             let (offset, last) = (piece.offset, piece.last);
             stream::write(&Segment::Data { id, offset, last, length }, body);
             session.out.put(piece, body);
+            session.sent.add(path, piece.length);
             session.carried[at(path)] = true;
             session.deficit = session.deficit.saturating_sub(piece.length);
             awaited = true;

@@ -1,0 +1,487 @@
+//! The daemon's side of the socket of sessions: programs of this machine come in here.
+//!
+//! A thread of its own with a small runtime; per connection two tasks that move bytes between the
+//! socket and a session of the daemon's own node. Awkward cases: a program that dies resets its
+//! session; one that does not read holds nobody up but itself, because the peer may send only what
+//! it took; connections are bounded.
+
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    io,
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt,
+    path::{Path as FilePath, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use failover::Path;
+use tokio::{
+    io::ReadBuf,
+    net::{
+        TcpStream, UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Notify, Semaphore, oneshot},
+};
+
+use super::{
+    Endpoint, Listener, SessionError, Stats, Stream,
+    hub::TCP_PORTS,
+    port::{OUTGOING_MAX, Port},
+    remote::{
+        Failed, Hello, MESSAGE_MAX, News, Ready, VERSION, Want, beside, hear, kind, say, say_json,
+    },
+};
+
+/// Programs' connections at the same time.
+const CONNECTIONS_MAX: usize = 8192;
+/// A thread that takes longer to end is left behind.
+const STOP_WITHIN: Duration = Duration::from_secs(1);
+/// How often news of progress is told while there is more to come.
+const NEWS_EVERY: Duration = Duration::from_millis(50);
+
+/// The open gate; closes when dropped.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    path: PathBuf,
+}
+
+impl Gate {
+    /// Opens the gate beside a control socket that is already ours.
+    /// `forward_ports`: ports of our loopback address that peers may reach; all when it is `None`.
+    pub(crate) fn open(
+        control_socket: &FilePath,
+        endpoint: Endpoint,
+        forward_ports: Option<Vec<u16>>,
+    ) -> io::Result<Self> {
+        let path = beside(control_socket);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let _inside = runtime.enter();
+        // Whoever holds the control socket holds this one: what lies here was left behind.
+        let fresh = path.with_extension("sessions.new");
+        let _ = std::fs::remove_file(&fresh);
+        let listener = UnixListener::bind(&fresh)?;
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o660))?;
+        std::fs::rename(&fresh, &path)?;
+        let (stop, stopped) = oneshot::channel();
+        drop(_inside);
+        let thread = std::thread::Builder::new().name("sidepath-gate".into()).spawn(move || {
+            let forwarding = runtime.spawn(forward(endpoint.clone(), forward_ports));
+            runtime.block_on(serve(listener, endpoint, stopped));
+            forwarding.abort();
+            runtime.shutdown_timeout(Duration::from_millis(200));
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread), path })
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+        drop(self.stop.take());
+        let Some(thread) = self.thread.take() else { return };
+        let start = Instant::now();
+        while !thread.is_finished() && start.elapsed() < STOP_WITHIN {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if !thread.is_finished() {
+            tracing::error!("the thread of sessions did not end in time and was left behind");
+        } else if thread.join().is_err() {
+            tracing::error!("the thread of sessions ended by a panic");
+        }
+    }
+}
+
+/// Services programs listen for.
+type Services = Arc<Mutex<BTreeMap<String, Arc<Listener>>>>;
+
+async fn serve(listener: UnixListener, endpoint: Endpoint, stopped: oneshot::Receiver<()>) {
+    let services = Services::default();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let accept = async {
+        loop {
+            let socket = match listener.accept().await {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept programs that want sessions");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            let (endpoint, services) = (endpoint.clone(), Arc::clone(&services));
+            tokio::spawn(async move {
+                if let Err(error) = client(socket, endpoint, services).await {
+                    tracing::debug!(%error, "a program's connection ended");
+                }
+                drop(place);
+            });
+        }
+    };
+    let mut accept = std::pin::pin!(accept);
+    let mut stopped = std::pin::pin!(stopped);
+    poll_fn(|cx| {
+        let _ = accept.as_mut().poll(cx);
+        stopped.as_mut().poll(cx).map(|_| ())
+    })
+    .await;
+}
+
+/// Sessions that peers want with a TCP port of this machine.
+async fn forward(endpoint: Endpoint, ports: Option<Vec<u16>>) {
+    let Ok(listener) = endpoint.listen(TCP_PORTS).await else { return };
+    while let Ok(incoming) = listener.incoming().await {
+        let port = incoming.service().strip_prefix("tcp:").and_then(|p| p.parse::<u16>().ok());
+        let Some(port) = port.filter(|p| ports.as_ref().is_none_or(|ports| ports.contains(p)))
+        else {
+            let service = incoming.service().to_owned();
+            incoming.refuse(&format!(
+                "{service} is not among the forward_ports of its [sessions] configuration"
+            ));
+            continue;
+        };
+        tracing::info!(peer = incoming.peer(), port, "forwards a connection");
+        tokio::spawn(async move {
+            match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
+                Ok(local) => carry(local, incoming.accept()).await,
+                Err(error) => incoming.refuse(&format!("127.0.0.1:{port} there: {error}")),
+            }
+        });
+    }
+}
+
+async fn client(socket: UnixStream, endpoint: Endpoint, services: Services) -> io::Result<()> {
+    let (mut from, mut out) = socket.into_split();
+    let mut bytes = Vec::new();
+    let Some(kind::HELLO) = hear(&mut from, &mut bytes).await? else { return Ok(()) };
+    let hello: Hello = serde_json::from_slice(&bytes)?;
+    if hello.version != VERSION {
+        let words = format!("this daemon speaks version {VERSION} of the socket of sessions");
+        return say_json(&mut out, kind::FAILED, &Failed::Other(words)).await;
+    }
+    let made = match hello.want {
+        Want::Connect { peer, service, preference } => {
+            let connect = endpoint.connect(&peer, &service, preference);
+            let Some(made) = unless_gone(&from, connect).await? else { return Ok(()) };
+            made
+        }
+        Want::Accept { service } => {
+            let listener = lock(&services).get(&service).cloned();
+            match listener {
+                Some(listener) => {
+                    let Some(made) = unless_gone(&from, listener.accept()).await? else {
+                        return Ok(());
+                    };
+                    made
+                }
+                None => Err(SessionError::Daemon(format!("nobody listens for {service}"))),
+            }
+        }
+        Want::Listen { service } => return listen(from, out, &endpoint, services, service).await,
+    };
+    match made {
+        Ok(stream) => {
+            let ready = Ready { peer: Some(stream.peer().to_owned()) };
+            say_json(&mut out, kind::HELLO, &ready).await?;
+            session(from, out, stream).await
+        }
+        Err(error) => say_json(&mut out, kind::FAILED, &Failed::from(error)).await,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does something for a program, unless it leaves meanwhile.
+async fn unless_gone<T>(
+    from: &OwnedReadHalf,
+    work: impl Future<Output = T>,
+) -> io::Result<Option<T>> {
+    let mut work = std::pin::pin!(work);
+    let gone = async {
+        let mut byte = [0; 1];
+        loop {
+            from.readable().await?;
+            match from.try_read(&mut byte) {
+                Ok(0) => return Ok(()),
+                // Nothing may be said before the answer.
+                Ok(_) => return Err(io::Error::from(io::ErrorKind::InvalidData)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+        }
+    };
+    let mut gone = std::pin::pin!(gone);
+    poll_fn(|cx| {
+        if let std::task::Poll::Ready(done) = work.as_mut().poll(cx) {
+            return std::task::Poll::Ready(Ok(Some(done)));
+        }
+        gone.as_mut().poll(cx).map(|left: io::Result<()>| left.map(|()| None))
+    })
+    .await
+}
+
+/// A service lives as long as the connection that asked for it.
+async fn listen(
+    mut from: OwnedReadHalf,
+    mut out: OwnedWriteHalf,
+    endpoint: &Endpoint,
+    services: Services,
+    service: String,
+) -> io::Result<()> {
+    match endpoint.listen(&service).await {
+        Ok(listener) => {
+            lock(&services).insert(service.clone(), Arc::new(listener));
+            let said = say_json(&mut out, kind::HELLO, &Ready { peer: None }).await;
+            if said.is_ok() {
+                let _ = hear(&mut from, &mut Vec::new()).await;
+            }
+            lock(&services).remove(&service);
+            said
+        }
+        Err(error) => say_json(&mut out, kind::FAILED, &Failed::from(error)).await,
+    }
+}
+
+/// Moves bytes both ways until both sides are done. An error at one side is one at the other.
+pub(crate) async fn carry(mut local: TcpStream, mut stream: Stream) {
+    let _ = local.set_nodelay(true);
+    let size = 128 << 10;
+    if tokio::io::copy_bidirectional_with_sizes(&mut local, &mut stream, size, size).await.is_err()
+    {
+        let _ = local.set_zero_linger();
+        stream.reset();
+    }
+}
+
+/// Moves bytes between a program and its session until both are done.
+async fn session(from: OwnedReadHalf, out: OwnedWriteHalf, stream: Stream) -> io::Result<()> {
+    let stream = Arc::new(stream);
+    let left = Arc::new(Notify::new());
+    let reader = tokio::spawn(from_program(from, Arc::clone(&stream), Arc::clone(&left)));
+    let done = to_program(out, &stream, &left).await;
+    reader.abort();
+    if let Some(stream) = reader.await.ok().and_then(|()| Arc::into_inner(stream)) {
+        drop(stream);
+    }
+    done
+}
+
+/// What the program says. When it is gone without a word, so is its session.
+async fn from_program(mut from: OwnedReadHalf, stream: Arc<Stream>, left: Arc<Notify>) {
+    let mut bytes = Vec::new();
+    let (mut ended, mut abandoned) = (false, false);
+    while let Ok(Some(said)) = hear(&mut from, &mut bytes).await {
+        match said {
+            kind::DATA => {
+                if !stream.put_all(&bytes).await {
+                    break;
+                }
+            }
+            kind::END => {
+                ended = true;
+                stream.end();
+            }
+            kind::TAKEN => {
+                if let Some(taken) = bytes.first_chunk() {
+                    stream.take(u64::from_le_bytes(*taken));
+                }
+            }
+            kind::ABANDON => {
+                abandoned = true;
+                stream.abandon();
+            }
+            _ => break,
+        }
+    }
+    if !(ended && abandoned) {
+        stream.give_up();
+        left.notify_one();
+    }
+}
+
+/// What the program is told.
+async fn to_program(mut out: OwnedWriteHalf, stream: &Stream, left: &Notify) -> io::Result<()> {
+    let mut buffer = vec![0; MESSAGE_MAX];
+    let mut told: (Option<Path>, Stats) = (None, Stats::default());
+    let mut told_at: Option<Instant> = None;
+    let mut told_end = false;
+    loop {
+        let port = stream.port();
+        let mut gone = std::pin::pin!(left.notified());
+        let next = poll_fn(|cx| {
+            if gone.as_mut().poll(cx).is_ready() {
+                return std::task::Poll::Ready(Next::Gone);
+            }
+            Next::of(port, cx, &mut buffer, &told, told_end)
+        })
+        .await;
+        match next {
+            Next::Gone => return Ok(()),
+            Next::Data(length) => say(&mut out, kind::DATA, &buffer[..length]).await?,
+            Next::End => {
+                told_end = true;
+                // How it came is known now.
+                told.1.received_by.network = u64::MAX;
+                told_at = None;
+                say(&mut out, kind::END, &[]).await?;
+            }
+            Next::News(path, stats) => {
+                let whole = stats.taken_there >= stats.written || path != told.0;
+                if let Some(at) = told_at.filter(|_| !whole)
+                    && let Some(rest) = NEWS_EVERY.checked_sub(at.elapsed())
+                {
+                    // Data must not wait for news.
+                    let pause = tokio::time::sleep(rest);
+                    let mut pause = std::pin::pin!(pause);
+                    let waited = poll_fn(|cx| {
+                        if pause.as_mut().poll(cx).is_ready() {
+                            return std::task::Poll::Ready(None);
+                        }
+                        Next::urgent(port, cx, &mut buffer, told_end).map(Some)
+                    })
+                    .await;
+                    if let Some(length) = waited {
+                        if length > 0 {
+                            say(&mut out, kind::DATA, &buffer[..length]).await?;
+                        }
+                        continue;
+                    }
+                }
+                let News { path, stats } = port.lock().news();
+                told = (path, stats);
+                told_at = Some(Instant::now());
+                say_json(&mut out, kind::NEWS, &News { path, stats }).await?;
+            }
+            Next::Failed(error) => {
+                return say_json(&mut out, kind::FAILED, &Failed::from(error)).await;
+            }
+            Next::Closed => {
+                let News { path, stats } = port.lock().news();
+                say_json(&mut out, kind::NEWS, &News { path, stats }).await?;
+                return say(&mut out, kind::CLOSED, &[]).await;
+            }
+        }
+    }
+}
+
+enum Next {
+    Gone,
+    Data(usize),
+    End,
+    News(Option<Path>, Stats),
+    Failed(SessionError),
+    Closed,
+}
+
+impl Next {
+    fn of(
+        port: &Port,
+        cx: &std::task::Context<'_>,
+        buffer: &mut [u8],
+        told: &(Option<Path>, Stats),
+        told_end: bool,
+    ) -> std::task::Poll<Self> {
+        let mut state = port.lock();
+        let mut into = ReadBuf::new(buffer);
+        let length = state.read(&mut into);
+        // Received bytes are no news: they are told by being there.
+        let mut stats = state.stats();
+        stats.received = told.1.received;
+        let next = if length > 0 {
+            Some(Self::Data(length))
+        } else if let Some(error) = &state.error {
+            Some(Self::Failed(error.clone()))
+        } else if state.ended && !told_end {
+            Some(Self::End)
+        } else if state.closed {
+            Some(Self::Closed)
+        } else if (state.path, stats) != *told {
+            Some(Self::News(state.path, stats))
+        } else {
+            None
+        };
+        if next.is_none() {
+            state.read_waker = Some(cx.waker().clone());
+        }
+        state.watch(cx, next)
+    }
+
+    /// Data that came while news waited; 0 for anything else that cannot wait.
+    fn urgent(
+        port: &Port,
+        cx: &std::task::Context<'_>,
+        buffer: &mut [u8],
+        told_end: bool,
+    ) -> std::task::Poll<usize> {
+        let mut state = port.lock();
+        let mut into = ReadBuf::new(buffer);
+        let length = state.read(&mut into);
+        let other = state.error.is_some() || state.closed || state.ended && !told_end;
+        if length > 0 || other {
+            return std::task::Poll::Ready(length);
+        }
+        state.read_waker = Some(cx.waker().clone());
+        state.watch(cx, None)
+    }
+}
+
+impl Stream {
+    /// Writes all; false when the session is over.
+    async fn put_all(&self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let n = poll_fn(|cx| {
+                let mut state = self.port().lock();
+                if state.error.is_some() || state.finish {
+                    return std::task::Poll::Ready(0);
+                }
+                let room = OUTGOING_MAX.saturating_sub(state.outgoing.len());
+                if room == 0 {
+                    state.write_waker = Some(cx.waker().clone());
+                    return std::task::Poll::Pending;
+                }
+                let n = bytes.len().min(room);
+                state.outgoing.extend_from_slice(&bytes[..n]);
+                state.written += n as u64;
+                self.tell(&mut state);
+                std::task::Poll::Ready(n)
+            })
+            .await;
+            if n == 0 {
+                return false;
+            }
+            bytes = &bytes[n..];
+        }
+        true
+    }
+
+    fn end(&self) {
+        let mut state = self.port().lock();
+        state.finish = true;
+        self.tell(&mut state);
+    }
+
+    fn take(&self, bytes: u64) {
+        let mut state = self.port().lock();
+        state.taken += bytes;
+        self.tell(&mut state);
+    }
+
+    fn abandon(&self) {
+        let mut state = self.port().lock();
+        state.abandon = true;
+        self.tell(&mut state);
+    }
+
+    fn give_up(&self) {
+        let mut state = self.port().lock();
+        state.reset = true;
+        self.tell(&mut state);
+    }
+}
