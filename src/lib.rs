@@ -34,3 +34,5 @@ pub mod planes;
 pub mod sessions;
 #[allow(unsafe_code)]
 mod sys;
+
+pub use failover::Cut;

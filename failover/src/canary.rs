@@ -42,6 +42,16 @@ pub enum Bug {
     DropHeld,
     /// Two control frames are sealed with one number.
     SameNonce,
+    /// What a path may have lost of a session is not sent again.
+    SessionNoRewind,
+    /// What comes twice of a session is handed on twice.
+    SessionDoubles,
+    /// A session sends more than it was granted.
+    SessionPastWindow,
+    /// Sessions outlive the peer's incarnation.
+    SessionSurvives,
+    /// A session is forgotten before both sides have everything.
+    SessionQuickBye,
 }
 
 /// Every bug with its name and what it does.
@@ -64,6 +74,15 @@ pub const ALL: &[(Bug, &str, &str)] = &[
     (Bug::HighFloor, "high-floor", "the sender's floor covers what is under way"),
     (Bug::DropHeld, "drop-held", "what waited for a lost predecessor is thrown away"),
     (Bug::SameNonce, "same-nonce", "two control frames are sealed with one number"),
+    (Bug::SessionNoRewind, "session-no-rewind", "what was lost of a session is not sent again"),
+    (Bug::SessionDoubles, "session-doubles", "what comes twice of a session is handed on twice"),
+    (Bug::SessionPastWindow, "session-past-window", "a session sends more than it was granted"),
+    (Bug::SessionSurvives, "session-survives", "sessions outlive the peer's incarnation"),
+    (
+        Bug::SessionQuickBye,
+        "session-quick-bye",
+        "a session is forgotten before both have everything",
+    ),
 ];
 
 #[cfg(feature = "canary")]

@@ -4,10 +4,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     sync::mpsc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use failover::{ClassRules, NodeId};
+use failover::{ClassRules, Cut, NodeId, health::Verdict};
 
 use crate::{
     admin::document::Document,
@@ -17,6 +17,7 @@ use crate::{
     },
     daemon::{Attachment, Daemon, request::Request},
     planes::channel::{Application, channel},
+    sessions::Endpoint,
 };
 
 /// Address of each node inside the demo.
@@ -130,6 +131,43 @@ impl Nodes {
     #[must_use]
     pub fn applications(&self) -> [Application; 2] {
         self.applications.clone()
+    }
+
+    /// Both nodes, for programs that want sessions between them (the peers are called as in
+    /// [`NAMES`]).
+    #[must_use]
+    pub fn endpoints(&self) -> [Endpoint; 2] {
+        [Endpoint::of(&self.daemons[0]), Endpoint::of(&self.daemons[1])]
+    }
+
+    /// Cuts a path between the nodes for a while.
+    ///
+    /// # Errors
+    /// When the first node has stopped.
+    pub fn cut(&self, cut: Cut, length: Duration) -> Result<(), String> {
+        let (reply, _steps) = mpsc::channel();
+        let peer = PEER_OF_FIRST;
+        self.ask(Request::Drill { peer, cut, length, force: true, reply })
+    }
+
+    /// Waits until both nodes reach each other by both paths.
+    ///
+    /// # Errors
+    /// When they do not within ten seconds.
+    pub fn met(&self) -> Result<(), String> {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(10) {
+            let up = [self.document()?, self.other_document()?].iter().all(|d| {
+                d.peers
+                    .iter()
+                    .all(|p| p.network.state == Verdict::Up && p.storage.state == Verdict::Up)
+            });
+            if up {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err("the nodes do not meet by both paths".into())
     }
 
     /// Asks the first node.

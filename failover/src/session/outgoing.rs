@@ -14,6 +14,8 @@ use std::{collections::VecDeque, fmt};
 
 use bytes::Bytes;
 
+use crate::canary::{Bug, planted};
+
 /// The sending half.
 pub(super) struct Outgoing {
     chunks: VecDeque<Bytes>,
@@ -119,7 +121,8 @@ impl Outgoing {
         if self.complete {
             return None;
         }
-        let open = self.limit.min(self.written).saturating_sub(self.cursor);
+        let limit = if planted(Bug::SessionPastWindow) { u64::MAX } else { self.limit };
+        let open = limit.min(self.written).saturating_sub(self.cursor);
         let length = usize::try_from(open).unwrap_or(usize::MAX).min(room);
         let last = self.end == Some(self.cursor + length as u64);
         let piece = Piece { offset: self.cursor, length, last };
@@ -150,6 +153,9 @@ impl Outgoing {
 
     /// A path may have lost what was under way: once more from the last confirmed byte.
     pub(super) fn rewind(&mut self) {
+        if planted(Bug::SessionNoRewind) {
+            return;
+        }
         self.cursor = self.base;
         self.at = (0, 0);
         self.end_sent = false;
