@@ -192,7 +192,7 @@ impl Talks {
             return;
         }
         self.deaf.clear();
-        self.due = now + hands.rng.range(1_000, if on { 30_000 } else { 10_000 });
+        self.due = now + hands.rng.range(1_000, if on { 50_000 } else { 10_000 });
         self.next_open.resize(kinds.len(), 0);
         for (kind, talk) in kinds.iter().enumerate().filter(|(_, t)| t.from == host) {
             if !on || now < self.next_open[kind] {

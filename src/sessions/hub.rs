@@ -130,6 +130,9 @@ impl Hub {
             return;
         }
         let mut inbox = lock(&self.inbox);
+        if inbox.stopped {
+            return;
+        }
         let first = inbox.ports.is_empty();
         inbox.ports.push(Arc::clone(port));
         drop(inbox);

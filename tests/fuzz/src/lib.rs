@@ -20,6 +20,7 @@ mod mmsg;
 mod packets;
 mod peer;
 pub mod seeds;
+mod sessions;
 mod stream;
 mod volume;
 
@@ -39,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     ("peer", peer::peer),
     ("record", volume::record),
     ("segment", packets::segment),
+    ("sessions", sessions::sessions),
     ("stream", stream::stream),
     ("superblock", volume::superblock),
     ("table", volume::table),

@@ -35,7 +35,55 @@ pub fn seeds() -> Vec<Seed> {
     seeds.extend(frames());
     seeds.extend(blocks());
     seeds.extend(steps());
+    seeds.extend(sessions());
     seeds
+}
+
+/// A peer that opens, sends, acknowledges and ends; one that cheats.
+fn sessions() -> Vec<Seed> {
+    use failover::wire::stream::{Ending, Preference, Segment, write};
+    let open = |id| Segment::Open {
+        id,
+        preference: Preference::StorageFirst,
+        window: 70_000,
+        service: "echo",
+    };
+    let ack = |received, complete| Segment::Ack {
+        id: 0,
+        received,
+        taken: received,
+        limit: 1 << 20,
+        complete,
+    };
+    let data = |offset, last| Segment::Data { id: 0, offset, last, length: 3 };
+    let frame = |segments: &[Segment<'_>]| {
+        let mut body = Vec::new();
+        for segment in segments {
+            write(segment, &mut body);
+            if let Segment::Data { length, .. } = segment {
+                body.resize(body.len() + *length as usize, 7);
+            }
+        }
+        let length = u16::try_from(body.len()).expect("short").to_be_bytes();
+        [vec![0x80 | length[0], length[1]], body].concat()
+    };
+    let life = [
+        frame(&[open(0)]),
+        vec![1, 2, 3, 3],
+        frame(&[data(0, false), data(6, true)]),
+        frame(&[data(3, false), ack(5, false)]),
+        vec![4, 5, 3],
+        frame(&[ack(5, true), Segment::Seen { storage: true, highest: 9, count: 2 }]),
+        vec![6, 7, 8, 9],
+    ];
+    let cheat = [
+        frame(&[open(0), open(2), open(1)]),
+        vec![1, 3],
+        frame(&[data(1 << 40, false), ack(9, true), Segment::Bye { id: 2 }]),
+        frame(&[Segment::Reset { id: 0, ending: Ending::Violation }]),
+        vec![0, 3, 0, 3],
+    ];
+    vec![("sessions", "life", life.concat()), ("sessions", "cheat", cheat.concat())]
 }
 
 const CONFIG: &str = r#"[node]
