@@ -119,11 +119,11 @@ fn flows(hosts: u8, rng: &mut Rng) -> Vec<Flow> {
     flows
 }
 
-/// A good third of the seeds have sessions, too; drawn apart, so that the others stay as they were.
+/// A fifth of the seeds have sessions, too; drawn apart, so that the others stay as they were.
 fn talks(hosts: u8, seed: u64) -> Vec<Talk> {
     let mut rng = Rng::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x7a1c);
     let mut talks = Vec::new();
-    if rng.chance(620_000) {
+    if rng.chance(800_000) {
         return talks;
     }
     for from in 1..=hosts {
