@@ -195,6 +195,21 @@ fn echo() -> u16 {
     port
 }
 
+/// Connects as soon as somebody listens there.
+fn connected(address: &str) -> TcpStream {
+    let started = Instant::now();
+    loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => {
+                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                return stream;
+            }
+            Err(e) => assert!(started.elapsed() < Duration::from_secs(10), "{e}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn a_forwarded_port_is_the_port_there() {
     let pair = Pair::start();
@@ -203,17 +218,7 @@ fn a_forwarded_port_is_the_port_there() {
     let to = format!("beta:{port}");
     let listen = format!("127.0.0.1:{free}");
     let mut forward = spawn(&pair, &["forward", &listen, &to], "alpha");
-    let started = Instant::now();
-    let mut stream = loop {
-        match TcpStream::connect(&listen) {
-            Ok(stream) => break stream,
-            Err(_) if started.elapsed() < Duration::from_secs(10) => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(e) => panic!("{e}: {:?}", forward.wait_with_output()),
-        }
-    };
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut stream = connected(&listen);
     let mut drill = None;
     for round in 0..40 {
         if round == 10 {
@@ -237,17 +242,7 @@ fn a_forwarded_port_is_the_port_there() {
     let nowhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let to = format!("beta:{nowhere}");
     let mut forward = spawn(&pair, &["forward", &listen, &to], "alpha");
-    let started = Instant::now();
-    let mut stream = loop {
-        match TcpStream::connect(&listen) {
-            Ok(stream) => break stream,
-            Err(_) if started.elapsed() < Duration::from_secs(10) => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(e) => panic!("{e}"),
-        }
-    };
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut stream = connected(&listen);
     assert!(stream.read(&mut [0]).map_or(true, |n| n == 0), "somebody answers");
     std::thread::sleep(Duration::from_millis(100));
     let _ = forward.kill();

@@ -211,6 +211,10 @@ fn refusals_resets_and_leavers() {
             matches!(refused, SessionError::Refused { reason: Refusal::NoSuchService, .. }),
             "{refused}"
         );
+        // The longest name there may be, of letters of two bytes: it harms nobody to ask for it.
+        let long = format!("{}x", "é".repeat(127));
+        let refused = alpha.connect("beta", &long, Preference::NetworkFirst).await.unwrap_err();
+        assert!(matches!(refused, SessionError::Refused { .. }), "{refused}");
         let stranger = alpha.connect("gamma", "x", Preference::NetworkFirst).await.unwrap_err();
         assert_eq!(stranger, SessionError::NoSuchPeer("gamma".into()));
 

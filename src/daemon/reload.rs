@@ -21,6 +21,7 @@ pub(super) fn diff(old: &Config, new: &Config) -> Result<Vec<String>, String> {
         ("storage", old.storage != new.storage),
         ("metrics.listen", old.metrics != new.metrics),
         ("security.plaintext", old.plaintext != new.plaintext),
+        ("sessions.forward_ports", old.sessions != new.sessions),
         ("network", old.network.is_some() != new.network.is_some()),
         (
             "network.listen",
@@ -98,6 +99,9 @@ mod tests {
         let mut new = old.clone();
         new.network.as_mut().unwrap().hold = Duration::from_secs(9);
         new.peers[0].endpoints = vec!["127.0.0.1:9".parse().unwrap()];
+        let mut ports = new.clone();
+        ports.sessions.forward_ports = Some(vec![]);
+        assert!(diff(&new, &ports).unwrap_err().contains("sessions.forward_ports"));
         let mut third = new.peers[0].clone();
         third.id = failover::NodeId::new(3).unwrap();
         third.name = "gamma".into();

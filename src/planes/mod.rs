@@ -1,12 +1,12 @@
 //! Drivers: bytes in, bytes out. A plane moves bytes and decides nothing.
 //!
 //! ```text
-//!   tun | channel   packets of applications         udp, tcp   frames by the network
+//!   tun | channel   packets of applications         udp, tcp, pipe   frames by the network
 //!   beat            heartbeats, on their own clock  store      frames by storage
 //!   netlink         interface set-up, link events
 //! ```
 //!
-//! Planes owned by the turn loop (`tun`, `channel`, `udp`, `tcp`) are plain structs that never
+//! Planes owned by the turn loop (`tun`, `channel`, `udp`, `tcp`, `pipe`) are plain structs that never
 //! block. Planes with threads of their own (`beat`, `store`, `netlink`) hand what they have to a
 //! bounded `queue::Queue` and ring the `queue::Bell` of the loop.
 
@@ -14,6 +14,7 @@ pub(crate) mod beat;
 pub mod channel;
 mod framing;
 pub(crate) mod netlink;
+mod outgoing;
 pub(crate) mod pipe;
 pub(crate) mod queue;
 pub(crate) mod store;

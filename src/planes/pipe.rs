@@ -12,16 +12,16 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    io::{self, IoSlice, Read, Write},
+    io::{self, IoSlice, Write},
     net::SocketAddr,
     time::Duration,
 };
 
 use bytes::Bytes;
 use failover::{NetworkFact, NodeId, Time};
-use mio::{Interest, Registry, Token, net::TcpStream};
+use mio::{Registry, Token};
 
-use super::tcp::connect;
+use super::outgoing::Outgoing;
 
 /// Bytes a pipe holds.
 const BUFFER_BYTES_MAX: usize = 512 << 10;
@@ -29,10 +29,8 @@ const BUFFER_BYTES_MAX: usize = 512 << 10;
 const TELL_BYTES: usize = 128 << 10;
 /// Frames of one write.
 const SLICES: usize = 32;
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 const STUCK_AFTER: Duration = Duration::from_millis(1500);
-const BACK_OFF: Duration = Duration::from_millis(50);
-const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+const BACK_OFFS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// All pipes.
 #[derive(Debug)]
@@ -41,20 +39,12 @@ pub(crate) struct Pipes {
     first_token: usize,
     listen: SocketAddr,
     pipes: BTreeMap<NodeId, Pipe>,
-    scratch: Vec<u8>,
     facts: Vec<NetworkFact>,
 }
 
 #[derive(Debug)]
 struct Pipe {
-    endpoints: Vec<SocketAddr>,
-    next_endpoint: usize,
-    stream: Option<TcpStream>,
-    connected: bool,
-    /// Connecting: since when. Connected: when something was last written, or first waited.
-    since: Time,
-    retry_at: Time,
-    back_off: Duration,
+    connection: Outgoing,
     /// Frames behind their lengths, and bytes of the first that are written.
     queue: VecDeque<([u8; 4], Bytes)>,
     written: usize,
@@ -65,31 +55,26 @@ struct Pipe {
 
 impl Pipe {
     const fn new(endpoints: Vec<SocketAddr>) -> Self {
-        Self {
-            endpoints,
-            next_endpoint: 0,
-            stream: None,
-            connected: false,
-            since: Time::ZERO,
-            retry_at: Time::ZERO,
-            back_off: BACK_OFF,
-            queue: VecDeque::new(),
-            written: 0,
-            bytes: 0,
-            told: 0,
-        }
+        let connection = Outgoing::new(endpoints, BACK_OFFS);
+        Self { connection, queue: VecDeque::new(), written: 0, bytes: 0, told: 0 }
     }
 
     const fn room(&self) -> usize {
         BUFFER_BYTES_MAX.saturating_sub(self.bytes)
     }
 
-    /// Writes what fits.
-    fn write(&mut self, now: Time) -> io::Result<()> {
-        let Self { stream: Some(stream), queue, written, bytes, since, .. } = self else {
-            return Ok(());
-        };
+    /// Writes what fits, on a connection that is made when something waits.
+    fn drive(
+        &mut self,
+        now: Time,
+        listen: SocketAddr,
+        (registry, token): (&Registry, Token),
+    ) -> io::Result<()> {
+        let Self { connection, queue, written, bytes, .. } = self;
         while !queue.is_empty() {
+            let Some(stream) = connection.stream(now, listen, (registry, token))? else {
+                return Ok(());
+            };
             let mut slices = Vec::with_capacity(2 * SLICES);
             let mut skip = *written;
             for (length, frame) in queue.iter().take(SLICES) {
@@ -104,7 +89,7 @@ impl Pipe {
             match stream.write_vectored(&slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
-                    *since = now;
+                    connection.moved(now);
                     *written += n;
                     while let Some((length, frame)) = queue.front()
                         && *written >= length.len() + frame.len()
@@ -115,7 +100,7 @@ impl Pipe {
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if now.since(*since) > STUCK_AFTER {
+                    if connection.stands_still(now, STUCK_AFTER) {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                     return Ok(());
@@ -131,21 +116,14 @@ impl Pipe {
 impl Pipes {
     /// Uses the tokens from `first_token` on, one per node id.
     pub(crate) fn new(registry: Registry, first_token: usize, listen: SocketAddr) -> Self {
-        Self {
-            registry,
-            first_token,
-            listen,
-            pipes: BTreeMap::new(),
-            scratch: vec![0; 64],
-            facts: Vec::new(),
-        }
+        Self { registry, first_token, listen, pipes: BTreeMap::new(), facts: Vec::new() }
     }
 
     /// Who may be sent to. Pipes to others end; those whose endpoints changed start anew.
     pub(crate) fn set_peers(&mut self, peers: impl Iterator<Item = (NodeId, Vec<SocketAddr>)>) {
         let mut before = std::mem::take(&mut self.pipes);
         for (peer, endpoints) in peers {
-            let kept = before.remove(&peer).filter(|p| p.endpoints == endpoints);
+            let kept = before.remove(&peer).filter(|p| p.connection.endpoints == endpoints);
             let fresh = kept.is_none();
             self.pipes.insert(peer, kept.unwrap_or_else(|| Pipe::new(endpoints)));
             if fresh {
@@ -172,8 +150,8 @@ impl Pipes {
     pub(crate) fn put(&mut self, now: Time, peer: NodeId, frame: Bytes) {
         let Some(pipe) = self.pipes.get_mut(&peer) else { return };
         let Ok(length) = u32::try_from(frame.len()) else { return };
-        if pipe.queue.is_empty() && pipe.connected {
-            pipe.since = now;
+        if pipe.queue.is_empty() && !pipe.connection.is_connecting() {
+            pipe.connection.moved(now);
         }
         let bytes = 4 + frame.len();
         pipe.bytes += bytes;
@@ -196,65 +174,21 @@ impl Pipes {
     }
 
     fn flush_one(&mut self, now: Time, peer: NodeId) {
-        let driven = self.drive(now, peer);
-        if let Err(error) = driven {
+        let token = Token(self.first_token + usize::from(peer.get()));
+        let Some(pipe) = self.pipes.get_mut(&peer) else { return };
+        if let Err(error) = pipe.drive(now, self.listen, (&self.registry, token)) {
             self.end(now, peer, &error);
-        } else if let Some(pipe) = self.pipes.get(&peer)
-            && pipe.room() >= pipe.told + TELL_BYTES
-        {
+        } else if pipe.room() >= pipe.told + TELL_BYTES {
             self.tell(peer);
         }
-    }
-
-    fn drive(&mut self, now: Time, peer: NodeId) -> io::Result<()> {
-        let token = Token(self.first_token + usize::from(peer.get()));
-        let Some(pipe) = self.pipes.get_mut(&peer) else { return Ok(()) };
-        let Some(stream) = &pipe.stream else {
-            if pipe.queue.is_empty() || now < pipe.retry_at {
-                return Ok(());
-            }
-            let Some(to) = pipe.endpoints.get(pipe.next_endpoint % pipe.endpoints.len().max(1))
-            else {
-                return Ok(());
-            };
-            let mut stream = connect(self.listen, *to)?;
-            self.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-            pipe.stream = Some(stream);
-            pipe.connected = false;
-            pipe.since = now;
-            return Ok(());
-        };
-        if !pipe.connected {
-            if let Some(error) = stream.take_error()? {
-                return Err(error);
-            }
-            match stream.peer_addr() {
-                Ok(_) => {
-                    pipe.connected = true;
-                    pipe.back_off = BACK_OFF;
-                    pipe.since = now;
-                }
-                Err(_) if now.since(pipe.since) < CONNECT_WITHIN => return Ok(()),
-                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-            }
-        }
-        pipe.write(now)
     }
 
     fn end(&mut self, now: Time, peer: NodeId, error: &io::Error) {
         tracing::debug!(peer = peer.get(), %error, "pipe ended");
         let Some(pipe) = self.pipes.get_mut(&peer) else { return };
-        if let Some(mut stream) = pipe.stream.take() {
-            let _ = self.registry.deregister(&mut stream);
-        }
-        let back_off = pipe.back_off;
-        let fresh = Pipe::new(std::mem::take(&mut pipe.endpoints));
-        *pipe = Pipe {
-            next_endpoint: pipe.next_endpoint.wrapping_add(1),
-            retry_at: now + back_off,
-            back_off: (back_off * 2).min(BACK_OFF_MAX),
-            ..fresh
-        };
+        pipe.connection.end(now, &self.registry);
+        pipe.queue.clear();
+        (pipe.written, pipe.bytes) = (0, 0);
         self.facts.push(NetworkFact::PipeBroke { peer });
         self.tell(peer);
     }
@@ -263,18 +197,7 @@ impl Pipes {
     pub(crate) fn ready(&mut self, now: Time, token: Token) {
         let peer = token.0.checked_sub(self.first_token).and_then(|i| u8::try_from(i).ok());
         let Some(peer) = peer.and_then(NodeId::new) else { return };
-        let Some(pipe) = self.pipes.get_mut(&peer) else { return };
-        let ended = match &mut pipe.stream {
-            Some(stream) if pipe.connected => match stream.read(&mut self.scratch) {
-                // The other side never says anything here; the end of it is news.
-                Ok(0) => Some(io::ErrorKind::ConnectionReset.into()),
-                Ok(_) => Some(io::ErrorKind::InvalidData.into()),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
-                Err(e) => Some(e),
-            },
-            _ => None,
-        };
-        match ended {
+        match self.pipes.get_mut(&peer).and_then(|pipe| pipe.connection.complaint()) {
             Some(error) => self.end(now, peer, &error),
             None => self.flush_one(now, peer),
         }
@@ -282,11 +205,10 @@ impl Pipes {
 
     /// When something is due by time alone.
     pub(crate) fn next(&self, now: Time) -> Time {
-        let next = |pipe: &Pipe| match (&pipe.stream, pipe.queue.is_empty()) {
-            (None, false) => pipe.retry_at,
-            (Some(_), false) => now + Duration::from_millis(100),
-            (Some(_), true) if !pipe.connected => now + Duration::from_millis(100),
-            _ => Time::NEVER,
+        let next = |pipe: &Pipe| match (pipe.connection.exists(), pipe.queue.is_empty()) {
+            (_, true) => Time::NEVER,
+            (false, false) => pipe.connection.retry_at(),
+            (true, false) => now + Duration::from_millis(100),
         };
         self.pipes.values().map(next).min().unwrap_or(Time::NEVER)
     }

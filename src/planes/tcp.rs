@@ -31,17 +31,17 @@ use mio::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::framing::{FRAME_BYTES_MAX, Framer, NotAFrame};
+use super::{
+    framing::{FRAME_BYTES_MAX, Framer, NotAFrame},
+    outgoing::Outgoing,
+};
 
 const BUFFER_BYTES_MAX: usize = 1 << 20;
 const ACCEPTED_MAX: usize = 128;
 const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(10);
 const NEXT_FRAME_WITHIN: Duration = Duration::from_secs(60);
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 const STUCK_AFTER: Duration = Duration::from_secs(1);
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_millis(1500);
-const BACK_OFF: Duration = Duration::from_millis(100);
-const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+const BACK_OFFS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Reads per connection and turn, of up to 64 KiB.
 const READS_PER_TURN: usize = 8;
 
@@ -55,7 +55,7 @@ pub(crate) struct Tcp {
     first_token: usize,
     listen: SocketAddr,
     listener: TcpListener,
-    outgoing: BTreeMap<NodeId, Outgoing>,
+    outgoing: BTreeMap<NodeId, Carried>,
     accepted: Vec<Option<Accepted>>,
     refused: BTreeSet<NodeId>,
     scratch: Vec<u8>,
@@ -64,15 +64,8 @@ pub(crate) struct Tcp {
 }
 
 #[derive(Debug)]
-struct Outgoing {
-    endpoints: Vec<SocketAddr>,
-    next_endpoint: usize,
-    stream: Option<TcpStream>,
-    connected: bool,
-    /// Connecting: since when. Connected: when the buffer last moved.
-    since: Time,
-    retry_at: Time,
-    back_off: Duration,
+struct Carried {
+    connection: Outgoing,
     buffer: VecDeque<u8>,
 }
 
@@ -124,17 +117,11 @@ impl Tcp {
     pub(crate) fn set_peers(&mut self, peers: impl Iterator<Item = (NodeId, Vec<SocketAddr>)>) {
         let mut before = std::mem::take(&mut self.outgoing);
         for (peer, endpoints) in peers {
-            let kept = before.remove(&peer).filter(|o| o.endpoints == endpoints);
+            let kept = before.remove(&peer).filter(|o| o.connection.endpoints == endpoints);
             self.outgoing.insert(
                 peer,
-                kept.unwrap_or_else(|| Outgoing {
-                    endpoints,
-                    next_endpoint: 0,
-                    stream: None,
-                    connected: false,
-                    since: Time::ZERO,
-                    retry_at: Time::ZERO,
-                    back_off: BACK_OFF,
+                kept.unwrap_or_else(|| Carried {
+                    connection: Outgoing::new(endpoints, BACK_OFFS),
                     buffer: VecDeque::new(),
                 }),
             );
@@ -159,13 +146,14 @@ impl Tcp {
     pub(crate) fn put(&mut self, now: Time, peer: NodeId, frame: &Bytes) {
         let taken = self.outgoing.get_mut(&peer).is_some_and(|o| {
             let fits = o.buffer.len() + 4 + frame.len() <= BUFFER_BYTES_MAX;
-            let waits = o.stream.is_none() && now < o.retry_at;
-            if !fits || waits || o.endpoints.is_empty() || frame.len() > FRAME_BYTES_MAX {
+            let waits = !o.connection.exists() && now < o.connection.retry_at();
+            if !fits || waits || o.connection.endpoints.is_empty() || frame.len() > FRAME_BYTES_MAX
+            {
                 return false;
             }
             let Ok(length) = u32::try_from(frame.len()) else { return false };
-            if o.buffer.is_empty() && o.connected {
-                o.since = now;
+            if o.buffer.is_empty() && !o.connection.is_connecting() {
+                o.connection.moved(now);
             }
             o.buffer.extend(length.to_be_bytes());
             o.buffer.extend(frame.iter());
@@ -181,7 +169,7 @@ impl Tcp {
         let peers: Vec<_> = self
             .outgoing
             .iter()
-            .filter(|(_, o)| !o.buffer.is_empty() || (o.stream.is_some() && !o.connected))
+            .filter(|(_, o)| !o.buffer.is_empty() || o.connection.is_connecting())
             .map(|(peer, _)| *peer)
             .collect();
         for peer in peers {
@@ -193,46 +181,28 @@ impl Tcp {
 
     fn drive(&mut self, now: Time, peer: NodeId) -> io::Result<()> {
         let token = Token(self.first_token + usize::from(peer.get()));
-        let Some(o) = self.outgoing.get_mut(&peer) else { return Ok(()) };
-        let Some(stream) = &mut o.stream else {
-            if now < o.retry_at {
-                return Ok(());
-            }
-            let Some(to) = o.endpoints.get(o.next_endpoint % o.endpoints.len().max(1)) else {
-                return Ok(());
-            };
-            let mut stream = connect(self.listen, *to)?;
-            self.registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-            o.stream = Some(stream);
-            o.connected = false;
-            o.since = now;
+        let Some(Carried { connection, buffer }) = self.outgoing.get_mut(&peer) else {
             return Ok(());
         };
-        if !o.connected {
-            if let Some(error) = stream.take_error()? {
-                return Err(error);
-            }
-            match stream.peer_addr() {
-                Ok(_) => {
-                    o.connected = true;
-                    o.back_off = BACK_OFF;
-                    o.since = now;
-                }
-                Err(_) if now.since(o.since) < CONNECT_WITHIN => return Ok(()),
-                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-            }
+        if connection.is_connecting()
+            && connection.stream(now, self.listen, (&self.registry, token))?.is_none()
+        {
+            return Ok(());
         }
-        while !o.buffer.is_empty() {
-            let (front, back) = o.buffer.as_slices();
+        while !buffer.is_empty() {
+            let Some(stream) = connection.stream(now, self.listen, (&self.registry, token))? else {
+                return Ok(());
+            };
+            let (front, back) = buffer.as_slices();
             let slices = [io::IoSlice::new(front), io::IoSlice::new(back)];
             match stream.write_vectored(&slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
-                    o.buffer.drain(..n);
-                    o.since = now;
+                    buffer.drain(..n);
+                    connection.moved(now);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if now.since(o.since) > STUCK_AFTER {
+                    if connection.stands_still(now, STUCK_AFTER) {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                     return Ok(());
@@ -247,17 +217,11 @@ impl Tcp {
     fn end(&mut self, now: Time, peer: NodeId, error: &io::Error) {
         tracing::debug!(peer = peer.get(), %error, "TCP connection ended");
         let Some(o) = self.outgoing.get_mut(&peer) else { return };
-        if let Some(mut stream) = o.stream.take() {
-            let _ = self.registry.deregister(&mut stream);
-        }
+        o.connection.end(now, &self.registry);
         if !o.buffer.is_empty() {
             self.refused.insert(peer);
         }
         o.buffer = VecDeque::new();
-        o.next_endpoint = o.next_endpoint.wrapping_add(1);
-        o.connected = false;
-        o.retry_at = now + o.back_off;
-        o.back_off = (o.back_off * 2).min(BACK_OFF_MAX);
     }
 
     /// Whether a token is of this plane, or of those after it.
@@ -287,18 +251,7 @@ impl Tcp {
 
     fn outgoing_ready(&mut self, now: Time, peer: NodeId) {
         let Some(o) = self.outgoing.get_mut(&peer) else { return };
-        let Some(stream) = &mut o.stream else { return };
-        let ended = if o.connected {
-            // The other side never says anything on this connection; the end of it is news.
-            match stream.read(&mut self.scratch) {
-                Ok(0) => Some(io::ErrorKind::ConnectionReset.into()),
-                Ok(_) => Some(io::ErrorKind::InvalidData.into()),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
-                Err(e) => Some(e),
-            }
-        } else {
-            None
-        };
+        let ended = o.connection.complaint();
         if let Some(error) = ended {
             self.end(now, peer, &error);
         } else if let Err(error) = self.drive(now, peer) {
@@ -380,28 +333,11 @@ impl Tcp {
             }
         }
         self.flush(now);
-        let waiting = self.outgoing.values().any(|o| o.stream.is_some() && !o.buffer.is_empty());
+        let waiting = self.outgoing.values().any(|o| o.connection.exists() && !o.buffer.is_empty());
         let accepted = self.accepted.iter().flatten().map(|a| a.deadline).min();
         let outgoing = if waiting { now + Duration::from_millis(250) } else { Time::NEVER };
         accepted.unwrap_or(Time::NEVER).min(outgoing)
     }
-}
-
-pub(super) fn connect(listen: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
-    // Refused on old kernels only; the stuck-buffer rule above then does the work alone.
-    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
-    if !listen.ip().is_unspecified() && listen.is_ipv4() == to.is_ipv4() {
-        socket.bind(&SocketAddr::new(listen.ip(), 0).into())?;
-    }
-    match socket.connect(&to.into()) {
-        Ok(()) => {}
-        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
-        Err(e) => return Err(e),
-    }
-    Ok(TcpStream::from_std(socket.into()))
 }
 
 #[cfg(test)]

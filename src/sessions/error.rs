@@ -5,7 +5,8 @@ use std::io;
 use failover::session::{Ending, NotOpened, Refusal};
 
 /// Why a session could not be had, or ended.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SessionError {
     /// The destination said no.
     #[error("refused: {}{}", refusal(*reason), in_brackets(.detail))]

@@ -13,11 +13,11 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path as FilePath, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use failover::Path;
 use tokio::{
     io::ReadBuf,
     net::{
@@ -30,14 +30,14 @@ use tokio::{
 use super::{
     Endpoint, Listener, SessionError, Stats, Stream,
     hub::TCP_PORTS,
-    port::{OUTGOING_MAX, Port},
-    remote::{
-        Failed, Hello, MESSAGE_MAX, News, Ready, VERSION, Want, beside, hear, kind, say, say_json,
-    },
+    port::{OUTGOING_MAX, State},
+    remote::{Hello, MESSAGE_MAX, News, Ready, VERSION, Want, beside, hear, kind, say, say_json},
 };
 
 /// Programs' connections at the same time.
 const CONNECTIONS_MAX: usize = 8192;
+/// A program that says nothing for so long is sent away.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// A thread that takes longer to end is left behind.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 /// How often news of progress is told while there is more to come.
@@ -113,7 +113,14 @@ async fn serve(listener: UnixListener, endpoint: Endpoint, stopped: oneshot::Rec
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                tokio::spawn(async move {
+                    let words = format!("{CONNECTIONS_MAX} programs hold sessions, as many as may");
+                    let (_from, mut out) = socket.into_split();
+                    let _ = say_json(&mut out, kind::FAILED, &SessionError::Daemon(words)).await;
+                });
+                continue;
+            };
             let (endpoint, services) = (endpoint.clone(), Arc::clone(&services));
             tokio::spawn(async move {
                 if let Err(error) = client(socket, endpoint, services).await {
@@ -158,11 +165,14 @@ async fn forward(endpoint: Endpoint, ports: Option<Vec<u16>>) {
 async fn client(socket: UnixStream, endpoint: Endpoint, services: Services) -> io::Result<()> {
     let (mut from, mut out) = socket.into_split();
     let mut bytes = Vec::new();
-    let Some(kind::HELLO) = hear(&mut from, &mut bytes).await? else { return Ok(()) };
+    let Ok(heard) = tokio::time::timeout(HELLO_WITHIN, hear(&mut from, &mut bytes)).await else {
+        return Ok(());
+    };
+    let Some(kind::HELLO) = heard? else { return Ok(()) };
     let hello: Hello = serde_json::from_slice(&bytes)?;
     if hello.version != VERSION {
         let words = format!("this daemon speaks version {VERSION} of the socket of sessions");
-        return say_json(&mut out, kind::FAILED, &Failed::Other(words)).await;
+        return say_json(&mut out, kind::FAILED, &SessionError::Daemon(words)).await;
     }
     let made = match hello.want {
         Want::Connect { peer, service, preference } => {
@@ -190,7 +200,7 @@ async fn client(socket: UnixStream, endpoint: Endpoint, services: Services) -> i
             say_json(&mut out, kind::HELLO, &ready).await?;
             session(from, out, stream).await
         }
-        Err(error) => say_json(&mut out, kind::FAILED, &Failed::from(error)).await,
+        Err(error) => say_json(&mut out, kind::FAILED, &error).await,
     }
 }
 
@@ -219,8 +229,8 @@ async fn unless_gone<T>(
     };
     let mut gone = std::pin::pin!(gone);
     poll_fn(|cx| {
-        if let std::task::Poll::Ready(done) = work.as_mut().poll(cx) {
-            return std::task::Poll::Ready(Ok(Some(done)));
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(Some(done)));
         }
         gone.as_mut().poll(cx).map(|left: io::Result<()>| left.map(|()| None))
     })
@@ -245,7 +255,7 @@ async fn listen(
             lock(&services).remove(&service);
             said
         }
-        Err(error) => say_json(&mut out, kind::FAILED, &Failed::from(error)).await,
+        Err(error) => say_json(&mut out, kind::FAILED, &error).await,
     }
 }
 
@@ -267,9 +277,6 @@ async fn session(from: OwnedReadHalf, out: OwnedWriteHalf, stream: Stream) -> io
     let reader = tokio::spawn(from_program(from, Arc::clone(&stream), Arc::clone(&left)));
     let done = to_program(out, &stream, &left).await;
     reader.abort();
-    if let Some(stream) = reader.await.ok().and_then(|()| Arc::into_inner(stream)) {
-        drop(stream);
-    }
     done
 }
 
@@ -308,18 +315,26 @@ async fn from_program(mut from: OwnedReadHalf, stream: Arc<Stream>, left: Arc<No
 
 /// What the program is told.
 async fn to_program(mut out: OwnedWriteHalf, stream: &Stream, left: &Notify) -> io::Result<()> {
+    let port = stream.port();
     let mut buffer = vec![0; MESSAGE_MAX];
-    let mut told: (Option<Path>, Stats) = (None, Stats::default());
-    let mut told_at: Option<Instant> = None;
+    let mut told: Option<News> = None;
+    let mut told_at = tokio::time::Instant::now();
     let mut told_end = false;
     loop {
-        let port = stream.port();
         let mut gone = std::pin::pin!(left.notified());
+        let mut pause = std::pin::pin!(tokio::time::sleep_until(told_at + NEWS_EVERY));
         let next = poll_fn(|cx| {
             if gone.as_mut().poll(cx).is_ready() {
-                return std::task::Poll::Ready(Next::Gone);
+                return Poll::Ready(Next::Gone);
             }
-            Next::of(port, cx, &mut buffer, &told, told_end)
+            let mut may_wait = || pause.as_mut().poll(cx).is_pending();
+            // One lock from the look to the waker: nothing may come in between.
+            let mut state = port.lock();
+            let next = Next::of(&mut state, &mut buffer, told.as_ref(), told_end, &mut may_wait);
+            if next.is_none() {
+                state.read_waker = Some(cx.waker().clone());
+            }
+            state.watch(cx, next)
         })
         .await;
         match next {
@@ -327,108 +342,64 @@ async fn to_program(mut out: OwnedWriteHalf, stream: &Stream, left: &Notify) -> 
             Next::Data(length) => say(&mut out, kind::DATA, &buffer[..length]).await?,
             Next::End => {
                 told_end = true;
-                // How it came is known now.
-                told.1.received_by.network = u64::MAX;
-                told_at = None;
+                // How it came is known now, and is news.
+                told = None;
                 say(&mut out, kind::END, &[]).await?;
             }
-            Next::News(path, stats) => {
-                let whole = stats.taken_there >= stats.written || path != told.0;
-                if let Some(at) = told_at.filter(|_| !whole)
-                    && let Some(rest) = NEWS_EVERY.checked_sub(at.elapsed())
-                {
-                    // Data must not wait for news.
-                    let pause = tokio::time::sleep(rest);
-                    let mut pause = std::pin::pin!(pause);
-                    let waited = poll_fn(|cx| {
-                        if pause.as_mut().poll(cx).is_ready() {
-                            return std::task::Poll::Ready(None);
-                        }
-                        Next::urgent(port, cx, &mut buffer, told_end).map(Some)
-                    })
-                    .await;
-                    if let Some(length) = waited {
-                        if length > 0 {
-                            say(&mut out, kind::DATA, &buffer[..length]).await?;
-                        }
-                        continue;
-                    }
-                }
-                let News { path, stats } = port.lock().news();
-                told = (path, stats);
-                told_at = Some(Instant::now());
-                say_json(&mut out, kind::NEWS, &News { path, stats }).await?;
+            Next::News(news) => {
+                say_json(&mut out, kind::NEWS, &news).await?;
+                told = Some(news);
+                told_at = tokio::time::Instant::now();
             }
-            Next::Failed(error) => {
-                return say_json(&mut out, kind::FAILED, &Failed::from(error)).await;
-            }
-            Next::Closed => {
-                let News { path, stats } = port.lock().news();
-                say_json(&mut out, kind::NEWS, &News { path, stats }).await?;
+            Next::Failed(error) => return say_json(&mut out, kind::FAILED, &error).await,
+            Next::Closed(news) => {
+                say_json(&mut out, kind::NEWS, &news).await?;
                 return say(&mut out, kind::CLOSED, &[]).await;
             }
         }
     }
 }
 
+/// What is to be said next.
 enum Next {
     Gone,
     Data(usize),
     End,
-    News(Option<Path>, Stats),
+    News(News),
     Failed(SessionError),
-    Closed,
+    Closed(News),
 }
 
 impl Next {
+    /// Bytes before errors, errors before ends. News of progress that goes on may wait.
     fn of(
-        port: &Port,
-        cx: &std::task::Context<'_>,
+        state: &mut State,
         buffer: &mut [u8],
-        told: &(Option<Path>, Stats),
+        told: Option<&News>,
         told_end: bool,
-    ) -> std::task::Poll<Self> {
-        let mut state = port.lock();
-        let mut into = ReadBuf::new(buffer);
-        let length = state.read(&mut into);
-        // Received bytes are no news: they are told by being there.
-        let mut stats = state.stats();
-        stats.received = told.1.received;
-        let next = if length > 0 {
-            Some(Self::Data(length))
-        } else if let Some(error) = &state.error {
-            Some(Self::Failed(error.clone()))
-        } else if state.ended && !told_end {
-            Some(Self::End)
-        } else if state.closed {
-            Some(Self::Closed)
-        } else if (state.path, stats) != *told {
-            Some(Self::News(state.path, stats))
-        } else {
-            None
-        };
-        if next.is_none() {
-            state.read_waker = Some(cx.waker().clone());
+        may_wait: &mut dyn FnMut() -> bool,
+    ) -> Option<Self> {
+        let length = state.read(&mut ReadBuf::new(buffer));
+        if length > 0 {
+            return Some(Self::Data(length));
         }
-        state.watch(cx, next)
-    }
-
-    /// Data that came while news waited; 0 for anything else that cannot wait.
-    fn urgent(
-        port: &Port,
-        cx: &std::task::Context<'_>,
-        buffer: &mut [u8],
-        told_end: bool,
-    ) -> std::task::Poll<usize> {
-        let mut state = port.lock();
-        let mut into = ReadBuf::new(buffer);
-        let length = state.read(&mut into);
-        let other = state.error.is_some() || state.closed || state.ended && !told_end;
-        if length > 0 || other {
-            return std::task::Poll::Ready(length);
+        if let Some(error) = &state.error {
+            return Some(Self::Failed(error.clone()));
         }
-        state.read_waker = Some(cx.waker().clone());
-        state.watch(cx, None)
+        if state.ended && !told_end {
+            return Some(Self::End);
+        }
+        let news = state.news();
+        if state.closed {
+            return Some(Self::Closed(news));
+        }
+        let urgent = told.is_none_or(|told| told.path != news.path)
+            || news.stats.taken_there >= news.stats.written;
+        // Bytes that came are no news: they are told by being there.
+        let received = news.stats.received;
+        let same = told
+            .is_some_and(|t| t.path == news.path && Stats { received, ..t.stats } == news.stats);
+        (!same && (urgent || !may_wait())).then_some(Self::News(news))
     }
 }
 
@@ -439,18 +410,18 @@ impl Stream {
             let n = poll_fn(|cx| {
                 let mut state = self.port().lock();
                 if state.error.is_some() || state.finish {
-                    return std::task::Poll::Ready(0);
+                    return Poll::Ready(0);
                 }
                 let room = OUTGOING_MAX.saturating_sub(state.outgoing.len());
                 if room == 0 {
                     state.write_waker = Some(cx.waker().clone());
-                    return std::task::Poll::Pending;
+                    return Poll::Pending;
                 }
                 let n = bytes.len().min(room);
                 state.outgoing.extend_from_slice(&bytes[..n]);
                 state.written += n as u64;
                 self.tell(&mut state);
-                std::task::Poll::Ready(n)
+                Poll::Ready(n)
             })
             .await;
             if n == 0 {

@@ -382,8 +382,8 @@ impl Counter {
             let any = || services.get(TCP_PORTS).filter(|_| name.starts_with("tcp:"));
             services.get(&name).or_else(any).and_then(Weak::upgrade)
         };
-        let refusal = match service {
-            None => Some((Refusal::NoSuchService, format!("nobody listens for {name}"))),
+        let reason = match service {
+            None => Some(Refusal::NoSuchService),
             Some(service) => {
                 let peer_name = self
                     .hub
@@ -392,17 +392,15 @@ impl Counter {
                 let port = Arc::new(Port::new(peer, peer_name, name));
                 port.lock().id = Some(id);
                 self.ports.insert((peer, id), Arc::clone(&port));
-                if service.offer(port, preference) {
-                    None
-                } else {
+                let taken = service.offer(port, preference);
+                if !taken {
                     self.ports.remove(&(peer, id));
-                    Some((Refusal::Busy, format!("{BACKLOG} sessions wait to be accepted")))
                 }
+                (!taken).then_some(Refusal::Busy)
             }
         };
-        if let Some((reason, mut detail)) = refusal {
-            detail.truncate(200);
-            self.orders.push((peer, SessionOrder::Refuse(id, reason, detail)));
+        if let Some(reason) = reason {
+            self.orders.push((peer, SessionOrder::Refuse(id, reason, String::new())));
         }
     }
 

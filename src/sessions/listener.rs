@@ -142,7 +142,7 @@ impl Incoming {
         }
     }
 
-    /// Refuses it with words for the opener (200 bytes at most).
+    /// Refuses it with words for the opener, of which 255 bytes arrive.
     pub fn refuse(mut self, why: &str) {
         self.say_no(why);
     }
@@ -151,12 +151,8 @@ impl Incoming {
         if let Offer::Local { hub, port, answered, .. } = &mut self.0
             && !std::mem::replace(answered, true)
         {
-            let mut end = why.len().min(200);
-            while !why.is_char_boundary(end) {
-                end -= 1;
-            }
             let mut state = port.lock();
-            state.refuse = Some(why[..end].to_owned());
+            state.refuse = Some(why.to_owned());
             hub.tell(port, &mut state);
         }
     }

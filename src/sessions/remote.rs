@@ -14,10 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use failover::{
-    NodeId, Path,
-    session::{Ending, Preference, Refusal},
-};
+use failover::{NodeId, Path, session::Preference};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -45,7 +42,7 @@ pub(super) mod kind {
     pub(crate) const END: u8 = 2;
     /// The program gives the session up.
     pub(crate) const RESET: u8 = 3;
-    /// JSON: why there is no session, or no more.
+    /// JSON: the [`SessionError`] why there is no session, or no more.
     pub(crate) const FAILED: u8 = 4;
     /// JSON: [`super::News`].
     pub(crate) const NEWS: u8 = 5;
@@ -86,44 +83,6 @@ pub(super) struct Ready {
 pub(super) struct News {
     pub(super) path: Option<Path>,
     pub(super) stats: Stats,
-}
-
-/// A [`SessionError`] as it is written.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Failed {
-    Refused { reason: Refusal, detail: String },
-    Ended(Ending),
-    NoSuchPeer(String),
-    ServiceTaken(String),
-    Stopped,
-    Other(String),
-}
-
-impl From<SessionError> for Failed {
-    fn from(error: SessionError) -> Self {
-        match error {
-            SessionError::Refused { reason, detail } => Self::Refused { reason, detail },
-            SessionError::Ended(ending) => Self::Ended(ending),
-            SessionError::NoSuchPeer(name) => Self::NoSuchPeer(name),
-            SessionError::ServiceTaken(name) => Self::ServiceTaken(name),
-            SessionError::Stopped => Self::Stopped,
-            other => Self::Other(other.to_string()),
-        }
-    }
-}
-
-impl From<Failed> for SessionError {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Refused { reason, detail } => Self::Refused { reason, detail },
-            Failed::Ended(ending) => Self::Ended(ending),
-            Failed::NoSuchPeer(name) => Self::NoSuchPeer(name),
-            Failed::ServiceTaken(name) => Self::ServiceTaken(name),
-            Failed::Stopped => Self::Stopped,
-            Failed::Other(words) => Self::Daemon(words),
-        }
-    }
 }
 
 /// The socket of sessions beside a control socket.
@@ -201,8 +160,7 @@ async fn ask(
             Ok((from, out, ready))
         }
         Some(kind::FAILED) => {
-            let failed: Failed = serde_json::from_slice(&bytes).map_err(|e| broken(&e.into()))?;
-            Err(failed.into())
+            Err(serde_json::from_slice(&bytes).unwrap_or_else(|e| broken(&e.into())))
         }
         _ => Err(SessionError::Stopped),
     }
@@ -257,8 +215,8 @@ async fn receive(mut from: OwnedReadHalf, port: Arc<Port>) {
                 return state.wake_all();
             }
             Ok(Some(kind::FAILED)) => {
-                let failed = serde_json::from_slice::<Failed>(&bytes);
-                return state.fail(failed.map_or(SessionError::Stopped, Into::into));
+                let why = serde_json::from_slice(&bytes).unwrap_or_else(|e| broken(&e.into()));
+                return state.fail(why);
             }
             Ok(Some(_)) => {}
             Ok(None) => return state.fail(SessionError::Stopped),

@@ -193,7 +193,10 @@ impl ByPath {
 }
 
 /// Why no session was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 pub enum NotOpened {
     /// There are as many sessions with this peer as there may be.
     #[error("as many sessions with this peer are open as may be")]
