@@ -97,7 +97,13 @@ fn one_cable_pulled() {
     let load = Load::start(&lab, &cluster);
     let (ring, _) = cluster.await_ring(ALL, Duration::from_secs(10));
     sleep(Duration::from_secs(1));
+    // Three corosyncs that lock their memory at once keep two processors for some 40 ms: a node
+    // may have been silent for too long before this story begins.
+    lab.await_network(Duration::from_secs(5));
     cluster.forget_logs();
+    let untouched = [(1, 2), (2, 1)];
+    let failovers = |(node, peer)| lab.node(node).status().counter(peer, "failovers");
+    let before = untouched.map(failovers);
 
     lab.pull_cable(3);
     for (node, peer) in [(1, 3), (2, 3), (3, 1), (3, 2)] {
@@ -107,10 +113,10 @@ fn one_cable_pulled() {
     }
     let until = Instant::now() + dark_for();
     while Instant::now() < until {
-        for (node, peer) in [(1, 2), (2, 1)] {
+        for ((node, peer), before) in untouched.into_iter().zip(before) {
             let status = lab.node(node).status();
             assert_eq!(status.route(peer), "network", "the untouched pair: {}", status.brief());
-            assert_eq!(status.counter(peer, "failovers"), 0, "{}", status.brief());
+            assert_eq!(status.counter(peer, "failovers"), before, "{}", status.brief());
         }
         drop(lab.node(3).status());
         assert_same_ring(&cluster, &ring);
