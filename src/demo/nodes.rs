@@ -56,6 +56,14 @@ impl Nodes {
     /// # Errors
     /// In words: what could not be made.
     pub fn start() -> Result<Self, String> {
+        Self::start_each(|_| {})
+    }
+
+    /// The same; `before` is called before each node starts, whose threads inherit from this one.
+    ///
+    /// # Errors
+    /// In words: what could not be made.
+    pub fn start_each(before: impl Fn(usize)) -> Result<Self, String> {
         let folder = tempfile::Builder::new()
             .prefix("sidepath-demo-")
             .tempdir()
@@ -117,6 +125,7 @@ impl Nodes {
                 classes: ClassRules::default(),
             };
             let (application, device) = channel(CHANNEL_PACKETS);
+            before(index);
             let daemon = Daemon::start(config, Attachment::Channel(device))
                 .map_err(|e| format!("cannot start {name}: {e}"))?;
             daemons.push(daemon);

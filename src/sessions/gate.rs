@@ -379,7 +379,7 @@ impl Next {
         told_end: bool,
         may_wait: &mut dyn FnMut() -> bool,
     ) -> Option<Self> {
-        let length = state.read(&mut ReadBuf::new(buffer));
+        let length = state.incoming.read(&mut ReadBuf::new(buffer));
         if length > 0 {
             return Some(Self::Data(length));
         }
@@ -418,7 +418,7 @@ impl Stream {
                     return Poll::Pending;
                 }
                 let n = bytes.len().min(room);
-                state.outgoing.extend_from_slice(&bytes[..n]);
+                state.outgoing.push(&bytes[..n]);
                 state.written += n as u64;
                 self.tell(&mut state);
                 Poll::Ready(n)

@@ -8,7 +8,6 @@ use std::{
     task::Waker,
 };
 
-use bytes::Bytes;
 use failover::{
     Input, Node, NodeId, Time, World,
     session::{Ending, NotOpened, Preference, Refusal, SessionEvent, SessionId, SessionOrder},
@@ -277,18 +276,14 @@ impl Counter {
             say(SessionOrder::Abandon(id));
         }
         if !state.outgoing.is_empty() {
-            let room = node.session_room(peer, id);
-            let length = state.outgoing.len().min(room);
-            let bytes = if length == state.outgoing.len() {
-                Bytes::from(mem::take(&mut state.outgoing))
-            } else {
-                let bytes = Bytes::copy_from_slice(&state.outgoing[..length]);
-                state.outgoing.drain(..length);
-                bytes
-            };
-            if length > 0 {
+            let mut room = node.session_room(peer, id);
+            let some = room > 0;
+            while let Some(bytes) = state.outgoing.pop(room) {
+                room -= bytes.len();
                 let order = SessionOrder::Write(id, bytes);
                 failover::turn(node, now, Input::Session { peer, order }, world);
+            }
+            if some {
                 state.wake_writer();
             }
         }

@@ -27,6 +27,7 @@
 //! # Needs
 //! A tokio runtime to await in; for [`Endpoint::open`] one with I/O enabled.
 
+mod chunks;
 mod data;
 mod endpoint;
 mod error;

@@ -9,7 +9,6 @@
 //! is gone lives on until the other side has everything.
 
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -21,13 +20,10 @@ use failover::{
     session::{ByPath, SessionId},
 };
 
-use super::{SessionError, Stats, remote::News};
+use super::{SessionError, Stats, chunks::Chunks, remote::News};
 
 /// Bytes an application may be ahead of the loop.
 pub(super) const OUTGOING_MAX: usize = 256 << 10;
-/// A piece smaller than this is copied behind the one before it, so that it does not keep a whole
-/// frame in memory.
-const COPY_BELOW: usize = 4 << 10;
 
 /// One session's hatch.
 #[derive(Debug)]
@@ -45,7 +41,7 @@ pub(super) struct State {
     /// The loop was told to come.
     pub(super) told: bool,
     // --- from the application
-    pub(super) outgoing: Vec<u8>,
+    pub(super) outgoing: Chunks,
     pub(super) written: u64,
     pub(super) finish: bool,
     pub(super) finished: bool,
@@ -58,9 +54,7 @@ pub(super) struct State {
     pub(super) open: bool,
     pub(super) error: Option<SessionError>,
     pub(super) closed: bool,
-    incoming: VecDeque<Bytes>,
-    small: Vec<u8>,
-    small_read: usize,
+    pub(super) incoming: Chunks,
     pub(super) ended: bool,
     pub(super) path: Option<Path>,
     pub(super) received_there: u64,
@@ -88,49 +82,8 @@ impl State {
     /// Puts down bytes that came.
     pub(super) fn arrived(&mut self, bytes: Bytes) {
         self.came_bytes += bytes.len() as u64;
-        if bytes.len() >= COPY_BELOW {
-            self.seal_small();
-            self.incoming.push_back(bytes);
-        } else {
-            self.small.extend_from_slice(&bytes);
-        }
+        self.incoming.give(bytes);
         self.wake_reader();
-    }
-
-    /// Small pieces stand behind all others; before a large one comes they become one themselves.
-    fn seal_small(&mut self) {
-        if self.small.len() > self.small_read {
-            let small = Bytes::from(std::mem::take(&mut self.small));
-            self.incoming.push_back(small.slice(self.small_read..));
-        }
-        self.small.clear();
-        self.small_read = 0;
-    }
-
-    /// Copies what came into `into`; how many bytes.
-    pub(super) fn read(&mut self, into: &mut tokio::io::ReadBuf<'_>) -> usize {
-        let before = into.filled().len();
-        while into.remaining() > 0 {
-            if let Some(front) = self.incoming.front_mut() {
-                let n = front.len().min(into.remaining());
-                into.put_slice(&front[..n]);
-                let _ = front.split_to(n);
-                if front.is_empty() {
-                    self.incoming.pop_front();
-                }
-            } else if self.small.len() > self.small_read {
-                let n = (self.small.len() - self.small_read).min(into.remaining());
-                into.put_slice(&self.small[self.small_read..self.small_read + n]);
-                self.small_read += n;
-                if self.small_read == self.small.len() {
-                    self.small.clear();
-                    self.small_read = 0;
-                }
-            } else {
-                break;
-            }
-        }
-        into.filled().len() - before
     }
 
     fn wake_reader(&mut self) {
@@ -189,7 +142,7 @@ impl State {
     /// It ends with an error; nothing more is sent or received.
     pub(super) fn fail(&mut self, error: SessionError) {
         self.error.get_or_insert(error);
-        self.outgoing = Vec::new();
+        self.outgoing.clear();
         self.wake_all();
     }
 }

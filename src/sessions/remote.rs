@@ -14,6 +14,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use failover::{NodeId, Path, session::Preference};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -229,38 +230,34 @@ async fn send(mut out: OwnedWriteHalf, port: Arc<Port>, notify: Arc<Notify>) {
     let (mut ended, mut abandoned) = (false, false);
     loop {
         notify.notified().await;
-        let mut messages: Vec<(u8, Vec<u8>)> = Vec::new();
+        let mut messages: Vec<(u8, Bytes)> = Vec::new();
         {
             let mut state = port.lock();
             if state.error.is_some() || state.closed {
                 return;
             }
             if state.reset {
-                messages.push((kind::RESET, Vec::new()));
+                messages.push((kind::RESET, Bytes::new()));
             }
             let taken = std::mem::take(&mut state.taken);
             if taken > 0 {
-                messages.push((kind::TAKEN, taken.to_le_bytes().to_vec()));
+                messages.push((kind::TAKEN, Bytes::copy_from_slice(&taken.to_le_bytes())));
             }
-            if !state.outgoing.is_empty() {
-                messages.push((kind::DATA, std::mem::take(&mut state.outgoing)));
+            while let Some(bytes) = state.outgoing.pop(MESSAGE_MAX) {
+                messages.push((kind::DATA, bytes));
                 state.wake_writer();
             }
             if state.finish && !std::mem::replace(&mut ended, true) {
-                messages.push((kind::END, Vec::new()));
+                messages.push((kind::END, Bytes::new()));
             }
             if state.abandon && !std::mem::replace(&mut abandoned, true) {
-                messages.push((kind::ABANDON, Vec::new()));
+                messages.push((kind::ABANDON, Bytes::new()));
             }
         }
         for (kind, bytes) in messages {
-            let pieces = if bytes.is_empty() { 1 } else { bytes.len().div_ceil(MESSAGE_MAX) };
-            for piece in 0..pieces {
-                let end = bytes.len().min((piece + 1) * MESSAGE_MAX);
-                if say(&mut out, kind, &bytes[piece * MESSAGE_MAX..end]).await.is_err() {
-                    // The receiving task says why.
-                    return;
-                }
+            if say(&mut out, kind, &bytes).await.is_err() {
+                // The receiving task says why.
+                return;
             }
             if kind == kind::RESET {
                 return;

@@ -151,7 +151,7 @@ impl Stream {
 
     fn read(&self, cx: &Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.port.lock();
-        let n = state.read(into);
+        let n = state.incoming.read(into);
         if n > 0 {
             state.taken += n as u64;
             self.teller.tell(&self.port, &mut state);
@@ -181,7 +181,7 @@ impl Stream {
             return Poll::Pending;
         }
         let n = bytes.len().min(room);
-        state.outgoing.extend_from_slice(&bytes[..n]);
+        state.outgoing.push(&bytes[..n]);
         state.written += n as u64;
         self.teller.tell(&self.port, &mut state);
         Poll::Ready(Ok(n))
