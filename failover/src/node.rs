@@ -1,6 +1,6 @@
 //! Dispatch: which peer an input is about. No condition on path, class or time belongs here.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, time::Duration};
 
 use crate::{
     Command, Event, Input, NodeId, Options, Output, Path, Time, VolumeFact, VolumeId, World,
@@ -82,11 +82,13 @@ impl Node {
                 return;
             }
             Input::Datagram { from, bytes } => {
-                self.frame(now, Path::Network, Some(from), bytes, world)
+                self.frame(now, Path::Network, Some(from), bytes.into(), world)
             }
-            Input::TcpFrame(bytes) => self.frame(now, Path::Network, None, bytes, world),
+            Input::TcpFrame(bytes) => self.frame(now, Path::Network, None, bytes.into(), world),
             Input::Stored { from, bytes } | Input::Mailbox { from, bytes } => match bytes.get(1) {
-                Some(id) if *id == from.get() => self.frame(now, Path::Storage, None, bytes, world),
+                Some(id) if *id == from.get() => {
+                    self.frame(now, Path::Storage, None, bytes.into(), world)
+                }
                 _ => Err("misplaced"),
             },
             Input::Beat(heard) => {
@@ -142,10 +144,10 @@ impl Node {
         now: Time,
         path: Path,
         from: Option<std::net::SocketAddr>,
-        bytes: &[u8],
+        bytes: Cow<'_, [u8]>,
         world: &mut dyn World,
     ) -> Result<(), &'static str> {
-        let header = Header::read(bytes).map_err(Malformed::cause)?;
+        let header = Header::read(&bytes).map_err(Malformed::cause)?;
         if header.to != self.options.id.get() {
             return Err("not_for_us");
         }

@@ -75,7 +75,7 @@ pub enum Input<'a> {
         bytes: &'a [u8],
     },
     /// One frame from a TCP connection of the network plane; may hold anything.
-    TcpFrame(&'a [u8]),
+    TcpFrame(Vec<u8>),
     /// A frame read from the lane that node `from` writes for us. `from` is where it lay, not who
     /// wrote it: identity comes from the keys alone.
     Stored {

@@ -81,7 +81,7 @@ impl World {
                     let from = endpoint(from);
                     turn(node, shown, Input::Datagram { from, bytes: &bytes }, &mut hands);
                 }
-                In::Tcp(bytes) => turn(node, shown, Input::TcpFrame(&bytes), &mut hands),
+                In::Tcp(bytes) => turn(node, shown, Input::TcpFrame(bytes.to_vec()), &mut hands),
                 In::Heard(heard) => turn(node, shown, Input::Beat(heard), &mut hands),
                 In::Network(fact) => turn(node, shown, Input::Network(fact), &mut hands),
                 In::Command(order) => turn(node, shown, Input::Command(*order), &mut hands),

@@ -133,7 +133,7 @@ pub(super) struct Boxes {
     links: VecDeque<FromNetlink>,
     stored: VecDeque<FromStore>,
     pub(super) requests: VecDeque<Request>,
-    tcp_tokens: Vec<Token>,
+    tcp_tokens: Vec<(Token, bool)>,
     events: Vec<Event>,
 }
 
@@ -221,7 +221,7 @@ impl TurnLoop {
             let mut busy = self.read();
             let next = failover::finish(&mut self.parts.node, clock::now(), &mut self.parts.hands);
             busy |= self.act();
-            let next = next.min(self.upkeep());
+            let next = next.min(self.upkeep()).min(self.parts.counter.next());
             self.parts.progress.store(clock::now().micros(), Ordering::Release);
             if let Err(error) = self.sleep(next, busy, &mut events) {
                 tracing::error!(%error, "the loop cannot wait for events");
@@ -263,7 +263,7 @@ impl TurnLoop {
                     }
                 }
                 BELL | TIMER => {}
-                token => self.boxes.tcp_tokens.push(token),
+                token => self.boxes.tcp_tokens.push((token, event.is_read_closed())),
             }
         }
         Ok(())
@@ -332,18 +332,18 @@ impl TurnLoop {
             self.udp_ready = false;
         }
         if let Some(tcp) = tcp {
-            let mut take = |frame: &[u8]| {
+            let mut take = |frame: Vec<u8>| {
                 failover::turn(node, clock::now(), Input::TcpFrame(frame), hands);
             };
             let now = clock::now();
             if self.tcp_unread {
                 self.tcp_unread = tcp.read_on(now, &mut take);
             }
-            for token in self.boxes.tcp_tokens.drain(..) {
+            for (token, closed) in self.boxes.tcp_tokens.drain(..) {
                 if let Some(pipes) = pipes.as_mut().filter(|p| p.owns(token)) {
                     pipes.ready(now, token);
                 } else if tcp.owns(token) {
-                    tcp.ready(now, token, &mut take);
+                    tcp.ready(now, token, closed, &mut take);
                 }
             }
             self.tcp_unread |= tcp.has_unread();
@@ -472,6 +472,7 @@ impl TurnLoop {
             }
         }
         self.parts.hands.outputs = outputs;
+        self.parts.counter.wake();
         if let Some(udp) = &mut planes.udp {
             udp.flush();
         }

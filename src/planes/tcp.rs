@@ -18,7 +18,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    io::{self, Read, Write},
+    io::{self, Write},
     net::SocketAddr,
     time::Duration,
 };
@@ -32,7 +32,7 @@ use mio::{
 use socket2::{Domain, Socket, Type};
 
 use super::{
-    framing::{FRAME_BYTES_MAX, Framer, NotAFrame},
+    framing::{FRAME_BYTES_MAX, Framer, Got},
     outgoing::Outgoing,
 };
 
@@ -229,22 +229,30 @@ impl Tcp {
         token.0 >= self.first_token
     }
 
-    /// Something happened at a token: accepts, reads, notes what ended. Frames go to `take`.
-    pub(crate) fn ready(&mut self, now: Time, token: Token, take: &mut dyn FnMut(&[u8])) {
+    /// Something happened at a token: accepts, reads, notes what ended. `closed` when the event
+    /// says that the other side will send no more. Frames go to `take`.
+    pub(crate) fn ready(
+        &mut self,
+        now: Time,
+        token: Token,
+        closed: bool,
+        take: &mut dyn FnMut(Vec<u8>),
+    ) {
         let Some(index) = token.0.checked_sub(self.first_token) else { return };
         if index == 0 {
             self.accept(now);
         } else if let Some(slot) = index.checked_sub(OUTGOING_TOKENS) {
-            self.read(now, slot, take);
+            self.read(now, slot, closed, take);
         } else if let Some(peer) = u8::try_from(index).ok().and_then(NodeId::new) {
             self.outgoing_ready(now, peer);
         }
     }
 
     /// Reads on where the last turn stopped at its bound; true when more is left.
-    pub(crate) fn read_on(&mut self, now: Time, take: &mut dyn FnMut(&[u8])) -> bool {
+    pub(crate) fn read_on(&mut self, now: Time, take: &mut dyn FnMut(Vec<u8>)) -> bool {
         for slot in std::mem::take(&mut self.unread) {
-            self.read(now, slot, take);
+            // The end may have come meanwhile.
+            self.read(now, slot, true, take);
         }
         !self.unread.is_empty()
     }
@@ -308,18 +316,23 @@ impl Tcp {
         }
     }
 
-    fn read(&mut self, now: Time, slot: usize, take: &mut dyn FnMut(&[u8])) {
+    fn read(&mut self, now: Time, slot: usize, closed: bool, take: &mut dyn FnMut(Vec<u8>)) {
         let Some(Some(accepted)) = self.accepted.get_mut(slot) else { return };
         for _ in 0..READS_PER_TURN {
-            match accepted.stream.read(&mut self.scratch) {
-                Ok(n) if n > 0 => match accepted.framer.push(&self.scratch[..n], take) {
-                    Ok(0) => {}
-                    Ok(_) => accepted.deadline = now + NEXT_FRAME_WITHIN,
-                    Err(NotAFrame) => return self.close(slot),
-                },
+            match accepted.framer.read(&mut accepted.stream, &mut self.scratch, take) {
+                Ok(Got::Frames(frames, drained)) => {
+                    if frames > 0 {
+                        accepted.deadline = now + NEXT_FRAME_WITHIN;
+                    }
+                    // What comes from now on is an event of its own. The end is not, if it came
+                    // together with these bytes: then it was part of the event.
+                    if drained && !closed {
+                        return;
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => return self.close(slot),
+                Ok(Got::End) | Err(_) => return self.close(slot),
             }
         }
         self.unread.insert(slot);
@@ -366,12 +379,12 @@ mod tests {
         while got < 17 && start.elapsed() < Duration::from_secs(10) {
             tcp.flush(Time(2));
             poll.poll(&mut events, Some(Duration::from_millis(20))).unwrap();
-            let mut take = |f: &[u8]| {
+            let mut take = |f: Vec<u8>| {
                 assert_eq!(f, &frame[..]);
                 got += 1;
             };
             for event in &events {
-                tcp.ready(Time(2), event.token(), &mut take);
+                tcp.ready(Time(2), event.token(), event.is_read_closed(), &mut take);
             }
             tcp.read_on(Time(2), &mut take);
         }

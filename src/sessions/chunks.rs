@@ -134,8 +134,9 @@ mod tests {
                 let size = random(most);
                 match random(4) {
                     0 | 1 => {
-                        let bytes: Vec<u8> =
-                            (sent.len()..sent.len() + size).map(|i| (i % 251) as u8).collect();
+                        let bytes: Vec<u8> = (sent.len()..sent.len() + size)
+                            .map(|i| u8::try_from(i % 251).unwrap())
+                            .collect();
                         sent.extend_from_slice(&bytes);
                         if random(2) == 0 {
                             chunks.push(&bytes);

@@ -420,7 +420,7 @@ impl Stream {
                 let n = bytes.len().min(room);
                 state.outgoing.push(&bytes[..n]);
                 state.written += n as u64;
-                self.tell(&mut state);
+                self.tell(state);
                 Poll::Ready(n)
             })
             .await;
@@ -435,24 +435,24 @@ impl Stream {
     fn end(&self) {
         let mut state = self.port().lock();
         state.finish = true;
-        self.tell(&mut state);
+        self.tell(state);
     }
 
     fn take(&self, bytes: u64) {
         let mut state = self.port().lock();
         state.taken += bytes;
-        self.tell(&mut state);
+        self.tell(state);
     }
 
     fn abandon(&self) {
         let mut state = self.port().lock();
         state.abandon = true;
-        self.tell(&mut state);
+        self.tell(state);
     }
 
     fn give_up(&self) {
         let mut state = self.port().lock();
         state.reset = true;
-        self.tell(&mut state);
+        self.tell(state);
     }
 }

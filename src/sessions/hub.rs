@@ -6,6 +6,7 @@ use std::{
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::Waker,
+    time::Duration,
 };
 
 use failover::{
@@ -15,12 +16,20 @@ use failover::{
 
 use super::{
     SessionError,
-    port::{Port, State},
+    port::{Guard, OUTGOING_MAX, Port, State},
 };
 use crate::planes::queue::Bell;
 
 /// Who listens for this gets every session of a service `tcp:PORT` that nobody else listens for.
 pub(super) const TCP_PORTS: &str = "tcp:*";
+/// When applications ring again and again within [`SOON`], each time with next to nothing (on a
+/// busy processor the loop is there before the second write), the loop comes every [`GATHER`]
+/// instead for a while, and nobody rings: a frame then holds what many wrote. Whoever writes now
+/// and then never waits.
+const SOON: Duration = Duration::from_micros(40);
+const GATHER: Duration = Duration::from_micros(150);
+const RINGS: u32 = 16;
+const GATHERINGS: u32 = 64;
 /// Sessions that wait for a listener to accept them.
 const BACKLOG: usize = 1024;
 
@@ -37,6 +46,8 @@ pub(crate) struct Hub {
 struct Inbox {
     opens: Vec<(Arc<Port>, Preference)>,
     ports: Vec<Arc<Port>>,
+    /// The loop comes by itself soon: nobody need ring.
+    gathering: bool,
     stopped: bool,
 }
 
@@ -124,15 +135,17 @@ impl Hub {
     }
 
     /// The loop is to come to a port.
-    pub(super) fn tell(&self, port: &Arc<Port>, state: &mut State) {
+    pub(super) fn tell(&self, port: &Arc<Port>, mut state: Guard<'_>) {
         if mem::replace(&mut state.told, true) {
             return;
         }
+        // The loop comes at once, and wants the lock.
+        drop(state);
         let mut inbox = lock(&self.inbox);
         if inbox.stopped {
             return;
         }
-        let first = inbox.ports.is_empty();
+        let first = inbox.ports.is_empty() && !inbox.gathering;
         inbox.ports.push(Arc::clone(port));
         drop(inbox);
         if first {
@@ -200,6 +213,39 @@ pub(crate) struct Counter {
     /// Ports with bytes the core had no room for.
     hungry: Vec<Arc<Port>>,
     orders: Vec<(NodeId, SessionOrder)>,
+    /// When ports were last found, how many times in a row soon after the time before, and how
+    /// many more times the loop comes by itself.
+    found_at: Time,
+    rings: u32,
+    gatherings: u32,
+    /// Orders out of one port; empty between two.
+    taken: Vec<SessionOrder>,
+    /// Who is to be woken when the loop has gone through all there was: whoever wakes earlier may
+    /// take the processor, for one message of many.
+    due: Vec<Waker>,
+}
+
+/// What an open session's application wants.
+fn gather(state: &mut State, id: SessionId, mut room: usize, orders: &mut Vec<SessionOrder>) {
+    let taken = mem::take(&mut state.taken);
+    if taken > 0 {
+        orders.push(SessionOrder::Take(id, taken));
+    }
+    if mem::take(&mut state.abandon) {
+        orders.push(SessionOrder::Abandon(id));
+    }
+    while let Some(bytes) = state.outgoing.pop(room) {
+        room -= bytes.len();
+        orders.push(SessionOrder::Write(id, bytes));
+    }
+    // Not for every bit of room: whoever is woken is to have something to do.
+    if state.outgoing.len() <= OUTGOING_MAX / 2 {
+        state.wake_writer();
+    }
+    if state.finish && !state.finished && state.outgoing.is_empty() {
+        state.finished = true;
+        orders.push(SessionOrder::Finish(id));
+    }
 }
 
 impl Counter {
@@ -211,6 +257,11 @@ impl Counter {
             next_token: 0,
             hungry: Vec::new(),
             orders: Vec::new(),
+            found_at: Time::ZERO,
+            rings: 0,
+            gatherings: 0,
+            taken: Vec::new(),
+            due: Vec::new(),
         }
     }
 
@@ -229,7 +280,9 @@ impl Counter {
             failover::turn(node, now, Input::Session { peer, order }, world);
         }
         let (opens, ports) = {
-            let mut inbox = lock(&self.hub.inbox);
+            let hub = Arc::clone(&self.hub);
+            let mut inbox = lock(&hub.inbox);
+            inbox.gathering = self.pace(now, !inbox.ports.is_empty());
             (mem::take(&mut inbox.opens), mem::take(&mut inbox.ports))
         };
         for (port, preference) in opens {
@@ -244,53 +297,69 @@ impl Counter {
             self.serve(now, &port, node, world);
         }
         for port in ports {
-            port.lock().told = false;
             self.serve(now, &port, node, world);
         }
+        self.wake();
     }
 
+    /// Whether the loop comes by itself the next time.
+    fn pace(&mut self, now: Time, found: bool) -> bool {
+        if !found {
+            // A gathering that found nothing was the last one.
+            if now >= self.next() {
+                self.gatherings = 0;
+            }
+            return self.gatherings > 0;
+        }
+        let soon = now.since(self.found_at) < SOON;
+        self.found_at = now;
+        if self.gatherings > 0 {
+            self.gatherings -= 1;
+        } else if soon {
+            self.rings += 1;
+            if self.rings >= RINGS {
+                (self.rings, self.gatherings) = (0, GATHERINGS);
+            }
+        } else {
+            self.rings = 0;
+        }
+        self.gatherings > 0
+    }
+
+    /// When the loop is to come by itself.
+    pub(crate) fn next(&self) -> Time {
+        if self.gatherings > 0 { self.found_at + GATHER } else { Time::NEVER }
+    }
+
+    /// Takes what lies in a port, and says it when the port is free again: the application is not
+    /// to wait for the core.
     fn serve(&mut self, now: Time, port: &Arc<Port>, node: &mut Node, world: &mut dyn World) {
         let mut state = port.lock();
+        state.told = false;
         let (peer, Some(id)) = (port.peer, state.id) else { return };
-        let mut say = |order| failover::turn(node, now, Input::Session { peer, order }, world);
+        let mut orders = mem::take(&mut self.taken);
+        let mut over = true;
         if let Some(detail) = state.refuse.take() {
-            say(SessionOrder::Refuse(id, Refusal::Rejected, detail));
-            self.ports.remove(&(peer, id));
-            return;
-        }
-        if mem::take(&mut state.accept) {
-            state.open = true;
-            say(SessionOrder::Accept(id));
-        }
-        if mem::take(&mut state.reset) {
-            say(SessionOrder::Reset(id));
-            self.ports.remove(&(peer, id));
-            return;
-        }
-        let taken = mem::take(&mut state.taken);
-        if taken > 0 {
-            say(SessionOrder::Take(id, taken));
-        }
-        if state.abandon {
-            state.abandon = false;
-            say(SessionOrder::Abandon(id));
-        }
-        if !state.outgoing.is_empty() {
-            let mut room = node.session_room(peer, id);
-            let some = room > 0;
-            while let Some(bytes) = state.outgoing.pop(room) {
-                room -= bytes.len();
-                let order = SessionOrder::Write(id, bytes);
-                failover::turn(node, now, Input::Session { peer, order }, world);
+            orders.push(SessionOrder::Refuse(id, Refusal::Rejected, detail));
+        } else {
+            if mem::take(&mut state.accept) {
+                state.open = true;
+                orders.push(SessionOrder::Accept(id));
             }
-            if some {
-                state.wake_writer();
+            over = mem::take(&mut state.reset);
+            if over {
+                orders.push(SessionOrder::Reset(id));
+            } else {
+                gather(&mut state, id, node.session_room(peer, id), &mut orders);
             }
         }
-        if state.finish && !state.finished && state.outgoing.is_empty() {
-            state.finished = true;
-            let order = SessionOrder::Finish(id);
+        state.free(&mut self.due);
+        for order in orders.drain(..) {
             failover::turn(node, now, Input::Session { peer, order }, world);
+        }
+        self.taken = orders;
+        if over {
+            self.ports.remove(&(peer, id));
         }
     }
 
@@ -302,8 +371,7 @@ impl Counter {
                     let mut state = port.lock();
                     state.id = Some(id);
                     // The application may have left meanwhile.
-                    self.hub.tell(&port, &mut state);
-                    drop(state);
+                    self.hub.tell(&port, state);
                     self.ports.insert((peer, id), port);
                 }
             }
@@ -341,6 +409,7 @@ impl Counter {
                 if !state.outgoing.is_empty() {
                     self.hungry.push(Arc::clone(port));
                 }
+                state.free(&mut self.due);
             }
             SessionEvent::Moved(id, path) => self.with(peer, id, |state| {
                 state.path = path;
@@ -365,10 +434,17 @@ impl Counter {
         !self.hungry.is_empty()
     }
 
-    fn with(&self, peer: NodeId, id: SessionId, change: impl FnOnce(&mut State)) {
+    fn with(&mut self, peer: NodeId, id: SessionId, change: impl FnOnce(&mut State)) {
         if let Some(port) = self.ports.get(&(peer, id)) {
-            change(&mut port.lock());
+            let mut state = port.lock();
+            change(&mut state);
+            state.free(&mut self.due);
         }
+    }
+
+    /// Wakes whoever heard something.
+    pub(crate) fn wake(&mut self) {
+        self.due.drain(..).for_each(Waker::wake);
     }
 
     fn offered(&mut self, peer: NodeId, id: SessionId, name: String, preference: Preference) {

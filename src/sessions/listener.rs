@@ -79,7 +79,7 @@ impl Drop for Listener {
             for (port, _) in service.drain() {
                 let mut state = port.lock();
                 state.refuse = Some("the listener is gone".to_owned());
-                hub.tell(&port, &mut state);
+                hub.tell(&port, state);
             }
         }
     }
@@ -133,8 +133,7 @@ impl Incoming {
             Offer::Local { hub, port, .. } => {
                 let mut state = port.lock();
                 state.accept = true;
-                hub.tell(&port, &mut state);
-                drop(state);
+                hub.tell(&port, state);
                 Stream::new(Teller::Loop(hub), port)
             }
             Offer::Remote(stream) => stream,
@@ -153,7 +152,7 @@ impl Incoming {
         {
             let mut state = port.lock();
             state.refuse = Some(why.to_owned());
-            hub.tell(port, &mut state);
+            hub.tell(port, state);
         }
     }
 }

@@ -10,6 +10,8 @@
 
 use std::{
     future::poll_fn,
+    mem,
+    ops::{Deref, DerefMut},
     sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
@@ -65,6 +67,54 @@ pub(super) struct State {
     pub(super) read_waker: Option<Waker>,
     pub(super) write_waker: Option<Waker>,
     pub(super) wakers: Vec<Waker>,
+    /// To be woken when the lock is free: whoever wakes wants it first of all.
+    due: [Option<Waker>; 2],
+    due_watchers: Vec<Waker>,
+}
+
+/// The lock of a port. Whoever is to be woken is, once it is free.
+pub(super) struct Guard<'a>(Option<MutexGuard<'a, State>>);
+
+impl Deref for Guard<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        match &self.0 {
+            Some(state) => state,
+            None => unreachable!("taken when dropped"),
+        }
+    }
+}
+
+impl DerefMut for Guard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        match &mut self.0 {
+            Some(state) => state,
+            None => unreachable!("taken when dropped"),
+        }
+    }
+}
+
+impl Guard<'_> {
+    /// Frees the lock; whoever is to be woken goes to `due`.
+    pub(super) fn free(mut self, due: &mut Vec<Waker>) {
+        if let Some(state) = &mut self.0 {
+            due.extend(mem::take(&mut state.due).into_iter().flatten());
+            due.append(&mut state.due_watchers);
+        }
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        let Some(mut state) = self.0.take() else { return };
+        let due = mem::take(&mut state.due);
+        let watchers = mem::take(&mut state.due_watchers);
+        drop(state);
+        for waker in due.into_iter().flatten().chain(watchers) {
+            waker.wake();
+        }
+    }
 }
 
 /// Without the bytes.
@@ -88,13 +138,13 @@ impl State {
 
     fn wake_reader(&mut self) {
         if let Some(waker) = self.read_waker.take() {
-            waker.wake();
+            self.due[0] = Some(waker);
         }
     }
 
     pub(super) fn wake_writer(&mut self) {
         if let Some(waker) = self.write_waker.take() {
-            waker.wake();
+            self.due[1] = Some(waker);
         }
     }
 
@@ -106,9 +156,7 @@ impl State {
     }
 
     pub(super) fn wake_watchers(&mut self) {
-        for waker in self.wakers.drain(..) {
-            waker.wake();
-        }
+        self.due_watchers.append(&mut self.wakers);
     }
 
     /// Waits for `done`, which is looked at again whenever something changes.
@@ -201,7 +249,7 @@ impl Port {
 
     /// A panic of one thread must not take the others with it: the state is never left half
     /// changed.
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> Guard<'_> {
+        Guard(Some(self.state.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }

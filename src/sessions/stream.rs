@@ -4,19 +4,20 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use failover::{Path, session::ByPath};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::Notify,
+    task::coop::poll_proceed,
 };
 
 use super::{
     SessionError,
     hub::Hub,
-    port::{OUTGOING_MAX, Port, State},
+    port::{Guard, OUTGOING_MAX, Port},
 };
 
 /// A reliable stream of bytes both ways.
@@ -45,10 +46,13 @@ pub(super) enum Teller {
 }
 
 impl Teller {
-    pub(super) fn tell(&self, port: &Arc<Port>, state: &mut State) {
+    pub(super) fn tell(&self, port: &Arc<Port>, state: Guard<'_>) {
         match self {
             Self::Loop(hub) => hub.tell(port, state),
-            Self::Task(notify) => notify.notify_one(),
+            Self::Task(notify) => {
+                drop(state);
+                notify.notify_one();
+            }
         }
     }
 }
@@ -130,7 +134,7 @@ impl Stream {
     pub fn reset(self) {
         let mut state = self.port.lock();
         state.reset = true;
-        self.teller.tell(&self.port, &mut state);
+        self.teller.tell(&self.port, state);
     }
 
     /// Two halves that can be used by two tasks. Dropping the writing half ends our direction,
@@ -141,7 +145,7 @@ impl Stream {
         (OwnedReadHalf(Arc::clone(&whole)), OwnedWriteHalf(whole))
     }
 
-    pub(super) fn tell(&self, state: &mut State) {
+    pub(super) fn tell(&self, state: Guard<'_>) {
         self.teller.tell(&self.port, state);
     }
 
@@ -149,12 +153,15 @@ impl Stream {
         &self.port
     }
 
-    fn read(&self, cx: &Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn read(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // A task that always finds something gives way to others now and then, as with sockets.
+        let turn = ready!(poll_proceed(cx));
         let mut state = self.port.lock();
         let n = state.incoming.read(into);
         if n > 0 {
+            turn.made_progress();
             state.taken += n as u64;
-            self.teller.tell(&self.port, &mut state);
+            self.teller.tell(&self.port, state);
             return Poll::Ready(Ok(()));
         }
         if state.ended || state.closed || into.remaining() == 0 {
@@ -167,7 +174,8 @@ impl Stream {
         Poll::Pending
     }
 
-    fn write(&self, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let turn = ready!(poll_proceed(cx));
         let mut state = self.port.lock();
         if let Some(error) = &state.error {
             return Poll::Ready(Err(error.clone().into()));
@@ -183,14 +191,15 @@ impl Stream {
         let n = bytes.len().min(room);
         state.outgoing.push(&bytes[..n]);
         state.written += n as u64;
-        self.teller.tell(&self.port, &mut state);
+        turn.made_progress();
+        self.teller.tell(&self.port, state);
         Poll::Ready(Ok(n))
     }
 
     fn finish(&self) {
         let mut state = self.port.lock();
         if !std::mem::replace(&mut state.finish, true) {
-            self.teller.tell(&self.port, &mut state);
+            self.teller.tell(&self.port, state);
         }
     }
 }
@@ -200,7 +209,7 @@ impl Drop for Stream {
         let mut state = self.port.lock();
         state.finish = true;
         state.abandon = true;
-        self.teller.tell(&self.port, &mut state);
+        self.teller.tell(&self.port, state);
     }
 }
 

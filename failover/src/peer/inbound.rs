@@ -1,6 +1,6 @@
 //! What comes from the peer: opened, believed, handed on.
 
-use std::net::SocketAddr;
+use std::{borrow::Cow, net::SocketAddr};
 
 use bytes::Bytes;
 
@@ -37,13 +37,13 @@ impl Peer {
         path: Path,
         from: Option<SocketAddr>,
         header: &Header,
-        bytes: &[u8],
+        bytes: Cow<'_, [u8]>,
         world: &mut dyn World,
     ) -> Result<(), &'static str> {
         if self.is_cut(path) {
             return Ok(());
         }
-        let mut frame = bytes.to_vec();
+        let mut frame = bytes.into_owned();
         let Some(opened) = self.keyring.open(now, header, &mut frame) else {
             if self.keyring.knows(header.generation) {
                 return Err("forged");

@@ -106,9 +106,14 @@ impl Outgoing {
         self.taken
     }
 
-    /// Bytes under way, as far as is known.
-    pub(super) const fn in_flight(&self) -> u64 {
-        self.cursor - self.base
+    /// Nothing is under way, as far as is known.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.cursor == self.base
+    }
+
+    /// Bytes the peer has room for beyond those it has.
+    pub(super) const fn window(&self) -> u64 {
+        self.limit.saturating_sub(self.base)
     }
 
     /// Something was put and is not confirmed.

@@ -279,8 +279,9 @@ impl Pipe {
     pub(crate) fn room(&self, id: SessionId) -> usize {
         let Some(session) = self.find(id) else { return 0 };
         let own = session.out.buffered();
-        // Enough for what the peer may grant next, besides what is under way.
-        let want = usize::try_from(session.out.in_flight()).unwrap_or(usize::MAX) * 2;
+        // What it has room for, and as much again for what it grants next. (What is under way is
+        // no measure: it is nothing just after an acknowledgement.)
+        let want = usize::try_from(session.out.window()).unwrap_or(usize::MAX).saturating_mul(2);
         let most = want.clamp(64 << 10, 4 << 20);
         let left = self.limits.buffered_max.saturating_sub(self.buffered);
         // Whoever has little is never stopped by those who have much.
@@ -1013,7 +1014,7 @@ impl Pipe {
                 match session.state {
                     State::Opening(_) | State::Over(_) => self.repeat(id),
                     // An empty piece asks for the window, or whether the rest was taken.
-                    _ if session.out.in_flight() == 0 || session.out.is_complete() => {
+                    _ if session.out.is_idle() || session.out.is_complete() => {
                         session.asks = true;
                         self.speak(id);
                     }

@@ -292,7 +292,7 @@ impl Pair {
                 Mail::Datagram(bytes) => {
                     us.input(now, Input::Datagram { from: endpoint(from.get()), bytes: &bytes });
                 }
-                Mail::Tcp(bytes) => us.input(now, Input::TcpFrame(&bytes)),
+                Mail::Tcp(bytes) => us.input(now, Input::TcpFrame(bytes.to_vec())),
                 Mail::Stored(bytes) => us.input(now, Input::Stored { from, bytes: &bytes }),
                 Mail::Mailbox(bytes) => us.input(now, Input::Mailbox { from, bytes: &bytes }),
                 Mail::PeerBeat { epoch, beat, interval } => {

@@ -174,7 +174,7 @@ impl Side {
             Way::Datagram => {
                 self.input(now, Input::Datagram { from: endpoint(from.get()), bytes });
             }
-            Way::Tcp => self.input(now, Input::TcpFrame(bytes)),
+            Way::Tcp => self.input(now, Input::TcpFrame(bytes.to_vec())),
             Way::Stored => self.input(now, Input::Stored { from, bytes }),
             Way::Mailbox => self.input(now, Input::Mailbox { from, bytes }),
         }

@@ -190,7 +190,7 @@ impl Bench {
                 }
             }
             (_, 0) => self.input(Input::Datagram { from, bytes: &frame }),
-            (_, 1) => self.input(Input::TcpFrame(&frame)),
+            (_, 1) => self.input(Input::TcpFrame(frame.to_vec())),
             (_, 2) => self.input(Input::Stored { from: id(1), bytes: &frame }),
             _ => self.input(Input::Mailbox { from: id(1), bytes: &frame }),
         }

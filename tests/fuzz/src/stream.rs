@@ -1,7 +1,7 @@
 //! Frames in a TCP stream.
 
 use super::{
-    framing::{FRAME_BYTES_MAX, Framer},
+    framing::{FRAME_BYTES_MAX, Framer, Got},
     meter::bounded,
 };
 
@@ -26,13 +26,19 @@ pub(crate) fn stream(data: &[u8]) {
 fn framed(bytes: &[u8], piece: usize) -> (Vec<Vec<u8>>, bool) {
     let mut framer = Framer::default();
     let mut frames = Vec::new();
-    for part in bytes.chunks(piece) {
-        let mut cut = Vec::new();
-        let pushed =
-            bounded(bytes, 4096, 16, || framer.push(part, &mut |frame| cut.push(frame.to_vec())));
-        frames.extend(cut);
-        if pushed.is_err() {
-            return (frames, true);
+    let mut scratch = vec![0; 4096];
+    for mut part in bytes.chunks(piece) {
+        while !part.is_empty() {
+            let mut cut = Vec::new();
+            // A frame that was begun has its full length already.
+            let base = 4096 + FRAME_BYTES_MAX;
+            let got = bounded(bytes, base, 16, || {
+                framer.read(&mut part, &mut scratch, &mut |frame| cut.push(frame))
+            });
+            frames.extend(cut);
+            if !matches!(got, Ok(Got::Frames(..))) {
+                return (frames, true);
+            }
         }
     }
     (frames, false)
