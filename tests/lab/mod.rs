@@ -20,6 +20,7 @@ pub(crate) mod books;
 pub(crate) mod clusters;
 pub(crate) mod disk;
 pub(crate) mod faults;
+pub(crate) mod flow;
 pub(crate) mod fuse;
 pub(crate) mod intruder;
 pub(crate) mod meter;
