@@ -13,7 +13,9 @@ use lab::fuse::Array;
 use lab::intruder::{Ear, find};
 use lab::node::binary;
 use lab::process::wait_child;
-use lab::{Lab, Medium, Needs, Node, Plan, Story, wait_for};
+use lab::rng::Rng;
+use lab::talkers::Talkers;
+use lab::{Lab, Medium, Needs, Node, Plan, Story, sys, wait_for};
 
 fn main() -> ExitCode {
     let story = |name, needs, tools, tell| Story {
@@ -33,6 +35,11 @@ fn main() -> ExitCode {
             &["psql", "runuser", "nginx", "curl", "redis-server", "redis-cli"],
             programs_through_forward,
         ),
+        Story {
+            guard: Duration::from_secs(if lab::long() { 600 } else { 300 }),
+            ..story("a_thousand_sessions", Needs::Root, &["fsfreeze"], a_thousand_sessions)
+        },
+        story("the_peer_dies", Needs::Anyone, &[], the_peer_dies),
         story("streams_are_seen_nowhere", Needs::Anyone, &[], streams_are_seen_nowhere),
     ])
 }
@@ -149,6 +156,22 @@ fn storage_fails() {
     is_clean(&lab);
 }
 
+/// Killed with a stream under way, and started again: both ends hear why it ended.
+fn the_peer_dies() {
+    let lab = Lab::running(Plan::default());
+    let flow = Flow::start(lab.node(1), lab.node(2), "network-first", u64::MAX, 4 * MIB);
+    flow.await_bytes(2 * MIB, LIMIT);
+    lab.node(2).kill();
+    sleep(Duration::from_secs(1));
+    lab.node(2).start();
+    let [send, recv] = flow.broken(Duration::from_secs(20));
+    println!("  send: {}\n  recv: {}", send.trim(), recv.trim());
+    assert!(send.contains("another one than before"), "{send}");
+    assert!(recv.contains("stopped"), "{recv}");
+    lab.await_network(Duration::from_secs(30));
+    is_clean(&lab);
+}
+
 /// Nothing is left of any session.
 fn is_clean(lab: &Lab) {
     for node in &lab.nodes {
@@ -219,8 +242,8 @@ fn programs_through_forward() {
         END";
     let sql = sql.lines().map(str::trim_start).collect::<Vec<_>>().join("\n");
     let web = "curl -sf --limit-rate 4M http://127.0.0.1:6002/file | sha256sum";
-    let store = "for n in $(seq 1 80); do echo INCR counter; sleep 0.1; done |
-        redis-cli -p 6003 | tail -n 1; redis-cli -p 6003 client list | wc -l";
+    let store = "(echo CLIENT ID; for n in $(seq 1 80); do echo INCR counter; sleep 0.1; done;
+        echo CLIENT ID) | redis-cli -p 6003 | sed -n '1p;81p;82p' | xargs";
     let clients = [("psql", client(&sql)), ("curl", client(web)), ("redis-cli", client(store))];
     sleep(Duration::from_secs(2));
     lab.black_hole();
@@ -228,15 +251,77 @@ fn programs_through_forward() {
     sleep(Duration::from_secs(3));
     lab.black_hole_heal();
     let digest = lab::sh(&format!("sha256sum < {}/file", home.display()));
-    let wanted = ["80|3240", digest.trim(), "80\n"];
+    let wanted = ["80|3240", digest.trim(), " 80 "];
     for ((name, mut client), wanted) in clients.into_iter().zip(wanted) {
         let ended = wait_child(&mut client, Duration::from_secs(60));
         let done = client.wait_with_output().expect("what it said");
         let said = String::from_utf8_lossy(&done.stdout);
         assert!(ended.is_some_and(|s| s.success()) && said.contains(wanted), "{name}: {done:?}");
-        println!("  {name}: {}", said.lines().next().unwrap_or_default());
+        println!("  {name}: {}", said.trim());
+        if let [first, "80", last] = said.split_whitespace().collect::<Vec<_>>()[..] {
+            assert_eq!(first, last, "{name} made another connection");
+        }
     }
     lab.await_network(Duration::from_secs(30));
+}
+
+/// Eight processes hold a thousand sessions, while both paths are cut and healed at random, also
+/// at the same time.
+fn a_thousand_sessions() {
+    let length = Duration::from_secs(if lab::long() { 300 } else { 15 });
+    let lab = Lab::running(Plan { medium: Medium::Array, ..Plan::default() });
+    let (alpha, beta) = (lab.node(1), lab.node(2));
+    let _listener = Talkers::listen(&beta.socket);
+    let before: Vec<u64> = lab.nodes.iter().map(Node::resident_kib).collect();
+    let talkers: Vec<Talkers> =
+        (1..=8).map(|seed| Talkers::talk(&alpha.socket, "beta", 125, seed, length)).collect();
+    let (mut rng, mut cuts) = (Rng::new(sys::monotonic_ns()), [0; 3]);
+    let mut most = before.clone();
+    let until = Instant::now() + length;
+    while Instant::now() < until {
+        let hole = rng.below(3) > 0;
+        let freeze = rng.below(3) == 0 || !hole;
+        cuts[0] += u32::from(hole);
+        cuts[1] += u32::from(freeze);
+        cuts[2] += u32::from(hole && freeze);
+        if hole {
+            lab.black_hole();
+        }
+        if freeze {
+            lab.disk().freeze();
+        }
+        sleep(Duration::from_millis(rng.between(100, 2500)));
+        if freeze {
+            lab.disk().thaw();
+        }
+        sleep(Duration::from_millis(rng.between(0, 500)));
+        if hole {
+            lab.black_hole_heal();
+        }
+        for (node, most) in lab.nodes.iter().zip(&mut most) {
+            *most = node.resident_kib().max(*most);
+        }
+        sleep(Duration::from_millis(rng.between(100, 2500)));
+    }
+    let results = talkers.into_iter().map(|talker| talker.result(Duration::from_secs(90)));
+    let (sessions, bytes) =
+        results.fold((0, 0), |(sessions, bytes), (s, b)| (sessions + s, bytes + b));
+    let mib = |kib: &[u64]| kib.iter().map(|k| k / 1024).collect::<Vec<_>>();
+    println!(
+        "  {sessions} sessions, {bytes} bytes, each once; {} cuts of the network, {} of the \
+         storage, {} of both; memory {:?} MiB before, {:?} at most",
+        cuts[0],
+        cuts[1],
+        cuts[2],
+        mib(&before),
+        mib(&most)
+    );
+    assert!(sessions >= 1000, "{sessions}");
+    // Windows and buffers of one peer together, and as much again for what a process is.
+    assert!(most.iter().all(|kib| *kib < 2 * (128 + 64) * 1024), "memory: {most:?} KiB");
+    is_clean(&lab);
+    // Each cut doubles the hold time, to 60 s at most.
+    lab.await_network(Duration::from_secs(90));
 }
 
 fn start_servers(node: &Node, home: &std::path::Path) -> [Running; 3] {

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -52,6 +53,7 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
     if let Err(e) = daemon::keep_secrets() {
         warn!(error = %e, "a core dump of this process would hold its keys");
     }
+    raise_descriptors();
     // Watched from here on: a stop that comes during the start must not be lost.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| Failure::failed(format!("cannot watch for signals: {e}")))?;
@@ -123,6 +125,15 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
             Ok(())
         }
         None => Err(Failure::failed("the daemon's loop ended by itself; its log says why")),
+    }
+}
+
+/// Each program that holds a session has a descriptor here. The usual soft limit, 1024, is kept low
+/// for programs that wait with `select`, which we do not.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!(%error, "the limit of open descriptors stays where it is");
     }
 }
 

@@ -17,7 +17,10 @@ use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
 };
-use sidepath::{demo::nodes::Nodes, sessions::Endpoint};
+use sidepath::{
+    demo::nodes::Nodes,
+    sessions::{Endpoint, Preference},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -47,6 +50,8 @@ pub(crate) enum Kind {
     Yamux,
     /// Sessions of sidepath, by the network.
     Sidepath,
+    /// The same, by storage.
+    Storage,
 }
 
 /// What is to be run.
@@ -103,6 +108,7 @@ impl Kind {
             Self::Tls => "TCP + rustls",
             Self::Yamux => "yamux over rustls",
             Self::Sidepath => "sidepath",
+            Self::Storage => "sidepath, storage",
         }
     }
 }
@@ -170,7 +176,12 @@ where
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.set_nonblocking(true).expect("a socket");
     let at = listener.local_addr().expect("an address");
-    let nodes = (kind == Kind::Sidepath).then(|| {
+    let preference = match kind {
+        Kind::Sidepath => Some(Preference::NetworkOnly),
+        Kind::Storage => Some(Preference::StorageOnly),
+        Kind::Tcp | Kind::Tls | Kind::Yamux => None,
+    };
+    let nodes = preference.map(|_| {
         let nodes = Nodes::start_each(pin).expect("two nodes");
         nodes.met().expect("nodes that meet");
         nodes
@@ -198,7 +209,7 @@ where
             let local = LocalSet::new();
             local.block_on(&runtime(), async {
                 let streams = match alpha {
-                    Some(alpha) => sidepath_connect(&alpha, count).await,
+                    Some(alpha) => sidepath_connect(&alpha, count, preference).await,
                     None => connect(kind, count, at, connector).await,
                 };
                 first(streams).await
@@ -217,11 +228,16 @@ async fn sidepath_accept(end: &Endpoint, count: usize) -> Vec<Any> {
     streams
 }
 
-async fn sidepath_connect(end: &Endpoint, count: usize) -> Vec<Any> {
+async fn sidepath_connect(
+    end: &Endpoint,
+    count: usize,
+    preference: Option<Preference>,
+) -> Vec<Any> {
+    let preference = preference.unwrap_or_default();
     let mut streams = Vec::new();
     while streams.len() < count {
         // The other end may not listen yet.
-        match end.connect("beta", "bench", sidepath::sessions::Preference::NetworkOnly).await {
+        match end.connect("beta", "bench", preference).await {
             Ok(stream) => streams.push(any(stream)),
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
@@ -258,7 +274,7 @@ async fn accept(
                 drive(mux);
                 return streams;
             }
-            Kind::Sidepath => unreachable!("has ends of its own"),
+            Kind::Sidepath | Kind::Storage => unreachable!("have ends of their own"),
         }
         if streams.len() == count {
             return streams;
@@ -288,7 +304,7 @@ async fn connect(
                     yamux::Connection::new(stream.compat(), yamux_config(), yamux::Mode::Client);
                 return yamux_open(mux, count).await;
             }
-            Kind::Sidepath => unreachable!("has ends of its own"),
+            Kind::Sidepath | Kind::Storage => unreachable!("have ends of their own"),
         }
     }
     streams

@@ -1,7 +1,7 @@
 //! Sessions beside their alternatives, in one run: plain TCP, TCP + rustls, and yamux over both.
 //!
 //! ```sh
-//! cargo bench -p sidepath-bench --bench sessions [-- stream messages fair] [--rounds N]
+//! cargo bench -p sidepath-bench --bench sessions [-- stream messages fair storage] [--rounds N]
 //!     [--only tcp|tls|yamux|sidepath]
 //! ```
 //!
@@ -13,6 +13,7 @@
 mod common;
 mod fair;
 mod messages;
+mod storage;
 mod stream;
 
 use std::process::ExitCode;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
                 Some(kind) => only = Some(kind),
                 None => return usage("--only wants tcp, tls, yamux or sidepath"),
             },
-            "stream" | "messages" | "fair" => wanted.push(argument),
+            "stream" | "messages" | "fair" | "storage" => wanted.push(argument),
             other => return usage(&format!("no benchmark is called {other}")),
         }
     }
@@ -54,10 +55,15 @@ fn main() -> ExitCode {
     if wants("fair") {
         fair::run(&plan);
     }
+    if wants("storage") {
+        storage::run(&plan);
+    }
     ExitCode::SUCCESS
 }
 
 fn usage(what: &str) -> ExitCode {
-    eprintln!("{what}; usage: sessions [stream] [messages] [fair] [--rounds N] [--only KIND]");
+    eprintln!(
+        "{what}; usage: sessions [stream] [messages] [fair] [storage] [--rounds N] [--only KIND]"
+    );
     ExitCode::from(2)
 }

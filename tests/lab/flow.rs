@@ -41,7 +41,7 @@ impl Flow {
         let program = |node: &Node, words: &[&str]| {
             let mut command = Command::new(binary());
             command.args(words).arg("--config").arg(&node.config);
-            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             command
         };
         let spawn = |mut command: Command| {
@@ -50,8 +50,7 @@ impl Flow {
         let mut recv = spawn(program(to, &["recv", "flow"]));
         // Refused while nobody listens yet.
         let (mut send, _) = wait_for("somebody who receives", Duration::from_secs(10), || {
-            let mut command = program(from, &["send", to.name, "flow", "--json", "--via", via]);
-            command.stderr(Stdio::piped());
+            let command = program(from, &["send", to.name, "flow", "--json", "--via", via]);
             let mut send = spawn(command);
             sleep(Duration::from_millis(200));
             match send.try_wait() {
@@ -118,6 +117,22 @@ impl Flow {
         let within = pauses.iter().filter(|(began, ended)| *ended >= from && *began <= to);
         let longest = within.map(|(began, ended)| *ended - *began).max();
         longest.unwrap_or_default().as_secs_f64() * 1e3
+    }
+
+    /// Waits until both programs gave up, which they must by themselves; what each said.
+    #[track_caller]
+    pub(crate) fn broken(mut self, limit: Duration) -> [String; 2] {
+        let words = [&mut self.send, &mut self.recv].map(|program| {
+            let ended = wait_child(program, limit);
+            assert_eq!(ended.and_then(|status| status.code()), Some(1), "{program:?}");
+            let mut said = String::new();
+            let _ = program.stderr.take().expect("a pipe").read_to_string(&mut said);
+            said
+        });
+        self.enough.store(true, Relaxed);
+        let _ = self.feeder.join();
+        let _ = self.reader.join();
+        words
     }
 
     /// Ends it; every byte must have arrived, and both programs must end well.

@@ -30,6 +30,7 @@ pub(crate) mod rng;
 pub(crate) mod runner;
 pub(crate) mod status;
 pub(crate) mod sys;
+pub(crate) mod talkers;
 pub(crate) mod transfer;
 
 pub(crate) use bench::{Lab, Plan};

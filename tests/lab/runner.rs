@@ -16,7 +16,7 @@ use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use super::process::{awaited, have, try_sh, wait_child};
-use super::{bench, intruder, meter, sys, transfer};
+use super::{bench, intruder, meter, sys, talkers, transfer};
 
 /// What a story cannot do without.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,7 @@ pub(crate) fn main(stories: &[Story]) -> ExitCode {
             "meter" => meter::helper(&arguments),
             "intruder" => intruder::helper(&arguments),
             "transfer" => transfer::helper(&arguments),
+            "talkers" => talkers::helper(&arguments),
             other => panic!("no helper is called {other}"),
         };
     }
