@@ -133,7 +133,12 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
 fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        warn!(%error, "the limit of open descriptors stays where it is");
+        let limit = limit.current.unwrap_or(u64::MAX);
+        warn!(
+            %error, limit,
+            "cannot raise the limit of open descriptors; as many programs can hold sessions at \
+             once, less some: raise it before the start (systemd: LimitNOFILE=) if that is too few"
+        );
     }
 }
 

@@ -391,4 +391,32 @@ mod tests {
         assert_eq!(got, 17);
         assert_eq!(tcp.facts().count(), 0);
     }
+
+    /// Bytes and the end of a connection that are one event: both are noticed.
+    #[test]
+    fn an_end_that_comes_with_bytes_is_seen() {
+        let mut poll = mio::Poll::new().unwrap();
+        let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut tcp = Tcp::new(poll.registry().try_clone().unwrap(), 10, at, listener).unwrap();
+        let mut other = std::net::TcpStream::connect(at).unwrap();
+        other.write_all(&16_u32.to_be_bytes()).unwrap();
+        other.write_all(&[failover::wire::FIRST_BYTE_BEAT; 16]).unwrap();
+        drop(other);
+        let (mut got, mut accepted) = (0, false);
+        let start = Instant::now();
+        let mut events = mio::Events::with_capacity(16);
+        while (!accepted || tcp.accepted.iter().any(Option::is_some))
+            && start.elapsed() < Duration::from_secs(10)
+        {
+            poll.poll(&mut events, Some(Duration::from_millis(20))).unwrap();
+            for event in &events {
+                let closed = event.is_read_closed();
+                tcp.ready(Time(1), event.token(), closed, &mut |_| got += 1);
+            }
+            accepted |= !tcp.accepted.is_empty();
+        }
+        assert_eq!(got, 1);
+        assert!(accepted && tcp.accepted.iter().all(Option::is_none), "it is closed");
+    }
 }

@@ -6,7 +6,6 @@ use std::{
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::Waker,
-    time::Duration,
 };
 
 use failover::{
@@ -16,20 +15,13 @@ use failover::{
 
 use super::{
     SessionError,
+    pace::Pace,
     port::{Guard, OUTGOING_MAX, Port, State},
 };
 use crate::planes::queue::Bell;
 
 /// Who listens for this gets every session of a service `tcp:PORT` that nobody else listens for.
 pub(super) const TCP_PORTS: &str = "tcp:*";
-/// When applications ring again and again within [`SOON`], each time with next to nothing (on a
-/// busy processor the loop is there before the second write), the loop comes every [`GATHER`]
-/// instead for a while, and nobody rings: a frame then holds what many wrote. Whoever writes now
-/// and then never waits.
-const SOON: Duration = Duration::from_micros(40);
-const GATHER: Duration = Duration::from_micros(150);
-const RINGS: u32 = 16;
-const GATHERINGS: u32 = 64;
 /// Sessions that wait for a listener to accept them.
 const BACKLOG: usize = 1024;
 
@@ -213,13 +205,9 @@ pub(crate) struct Counter {
     /// Ports with bytes the core had no room for.
     hungry: Vec<Arc<Port>>,
     orders: Vec<(NodeId, SessionOrder)>,
-    /// When ports were last found, how many times in a row soon after the time before, and how
-    /// many more times the loop comes by itself.
-    found_at: Time,
-    rings: u32,
-    gatherings: u32,
+    pace: Pace,
     /// Orders out of one port; empty between two.
-    taken: Vec<SessionOrder>,
+    gathered: Vec<SessionOrder>,
     /// Who is to be woken when the loop has gone through all there was: whoever wakes earlier may
     /// take the processor, for one message of many.
     due: Vec<Waker>,
@@ -257,10 +245,8 @@ impl Counter {
             next_token: 0,
             hungry: Vec::new(),
             orders: Vec::new(),
-            found_at: Time::ZERO,
-            rings: 0,
-            gatherings: 0,
-            taken: Vec::new(),
+            pace: Pace::new(),
+            gathered: Vec::new(),
             due: Vec::new(),
         }
     }
@@ -280,9 +266,8 @@ impl Counter {
             failover::turn(node, now, Input::Session { peer, order }, world);
         }
         let (opens, ports) = {
-            let hub = Arc::clone(&self.hub);
-            let mut inbox = lock(&hub.inbox);
-            inbox.gathering = self.pace(now, !inbox.ports.is_empty());
+            let mut inbox = lock(&self.hub.inbox);
+            inbox.gathering = self.pace.came(now, !inbox.ports.is_empty());
             (mem::take(&mut inbox.opens), mem::take(&mut inbox.ports))
         };
         for (port, preference) in opens {
@@ -302,33 +287,9 @@ impl Counter {
         self.wake();
     }
 
-    /// Whether the loop comes by itself the next time.
-    fn pace(&mut self, now: Time, found: bool) -> bool {
-        if !found {
-            // A gathering that found nothing was the last one.
-            if now >= self.next() {
-                self.gatherings = 0;
-            }
-            return self.gatherings > 0;
-        }
-        let soon = now.since(self.found_at) < SOON;
-        self.found_at = now;
-        if self.gatherings > 0 {
-            self.gatherings -= 1;
-        } else if soon {
-            self.rings += 1;
-            if self.rings >= RINGS {
-                (self.rings, self.gatherings) = (0, GATHERINGS);
-            }
-        } else {
-            self.rings = 0;
-        }
-        self.gatherings > 0
-    }
-
     /// When the loop is to come by itself.
     pub(crate) fn next(&self) -> Time {
-        if self.gatherings > 0 { self.found_at + GATHER } else { Time::NEVER }
+        self.pace.next()
     }
 
     /// Takes what lies in a port, and says it when the port is free again: the application is not
@@ -337,7 +298,7 @@ impl Counter {
         let mut state = port.lock();
         state.told = false;
         let (peer, Some(id)) = (port.peer, state.id) else { return };
-        let mut orders = mem::take(&mut self.taken);
+        let mut orders = mem::take(&mut self.gathered);
         let mut over = true;
         if let Some(detail) = state.refuse.take() {
             orders.push(SessionOrder::Refuse(id, Refusal::Rejected, detail));
@@ -357,7 +318,7 @@ impl Counter {
         for order in orders.drain(..) {
             failover::turn(node, now, Input::Session { peer, order }, world);
         }
-        self.taken = orders;
+        self.gathered = orders;
         if over {
             self.ports.remove(&(peer, id));
         }

@@ -34,6 +34,7 @@ mod error;
 pub(crate) mod gate;
 pub(crate) mod hub;
 mod listener;
+mod pace;
 mod port;
 mod remote;
 mod stream;

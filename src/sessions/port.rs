@@ -68,8 +68,7 @@ pub(super) struct State {
     pub(super) write_waker: Option<Waker>,
     pub(super) wakers: Vec<Waker>,
     /// To be woken when the lock is free: whoever wakes wants it first of all.
-    due: [Option<Waker>; 2],
-    due_watchers: Vec<Waker>,
+    due: Vec<Waker>,
 }
 
 /// The lock of a port. Whoever is to be woken is, once it is free.
@@ -99,8 +98,7 @@ impl Guard<'_> {
     /// Frees the lock; whoever is to be woken goes to `due`.
     pub(super) fn free(mut self, due: &mut Vec<Waker>) {
         if let Some(state) = &mut self.0 {
-            due.extend(mem::take(&mut state.due).into_iter().flatten());
-            due.append(&mut state.due_watchers);
+            due.append(&mut state.due);
         }
     }
 }
@@ -109,11 +107,8 @@ impl Drop for Guard<'_> {
     fn drop(&mut self) {
         let Some(mut state) = self.0.take() else { return };
         let due = mem::take(&mut state.due);
-        let watchers = mem::take(&mut state.due_watchers);
         drop(state);
-        for waker in due.into_iter().flatten().chain(watchers) {
-            waker.wake();
-        }
+        due.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -137,15 +132,11 @@ impl State {
     }
 
     fn wake_reader(&mut self) {
-        if let Some(waker) = self.read_waker.take() {
-            self.due[0] = Some(waker);
-        }
+        self.due.extend(self.read_waker.take());
     }
 
     pub(super) fn wake_writer(&mut self) {
-        if let Some(waker) = self.write_waker.take() {
-            self.due[1] = Some(waker);
-        }
+        self.due.extend(self.write_waker.take());
     }
 
     /// Something about the session changed.
@@ -156,7 +147,7 @@ impl State {
     }
 
     pub(super) fn wake_watchers(&mut self) {
-        self.due_watchers.append(&mut self.wakers);
+        self.due.append(&mut self.wakers);
     }
 
     /// Waits for `done`, which is looked at again whenever something changes.

@@ -62,12 +62,12 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Runs the contenders in turn and gives the best result of each.
+    /// Runs the contenders in turn and gives the best of each, as `better` makes it of two.
     pub(crate) fn best<T: Copy>(
         &self,
         kinds: &[Kind],
         run: impl Fn(Kind) -> T,
-        better: impl Fn(&T, &T) -> bool,
+        better: impl Fn(T, T) -> T,
     ) -> Vec<(Kind, T)> {
         let mut best: Vec<(Kind, T)> = Vec::new();
         for round in 0..self.rounds.max(1) {
@@ -76,8 +76,8 @@ impl Plan {
                 let result = run(kind);
                 if round == 0 {
                     best.push((kind, result));
-                } else if better(&result, &best[index].1) {
-                    best[index].1 = result;
+                } else {
+                    best[index].1 = better(best[index].1, result);
                 }
             }
         }
@@ -131,16 +131,16 @@ pub(crate) fn cpu_seconds() -> f64 {
 /// Keeps this thread, and those it starts from now on, on the processor of one end: two machines
 /// would not take turns on one. Where there are not two, everything stays where it is.
 fn pin(end: usize) {
-    let mut all = CpuSet::new();
+    let mut wanted = CpuSet::new();
     let Ok(can) = sched_getaffinity(None) else { return };
-    let of_end: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| can.is_set(*cpu)).collect();
-    let allowed = ALLOWED.get_or_init(|| of_end);
+    let given = || (0..CpuSet::MAX_CPU).filter(|cpu| can.is_set(*cpu)).collect();
+    let allowed = ALLOWED.get_or_init(given);
     if allowed.len() >= 2 {
         // The upper half is the second end's.
         let half = allowed.len() / 2;
         let cpus = if end == 0 { &allowed[..half] } else { &allowed[half..] };
-        cpus.iter().for_each(|cpu| all.set(*cpu));
-        let _ = sched_setaffinity(None, &all);
+        cpus.iter().for_each(|cpu| wanted.set(*cpu));
+        let _ = sched_setaffinity(None, &wanted);
     }
 }
 
@@ -371,6 +371,11 @@ pub(crate) async fn all<T: 'static>(tasks: Vec<impl Future<Output = T> + 'static
         results.push(task.await.expect("a task that ends"));
     }
     results
+}
+
+/// The one of which `of` is less.
+pub(crate) fn least<T>(a: T, b: T, of: impl Fn(&T) -> f64) -> T {
+    if of(&b) < of(&a) { b } else { a }
 }
 
 /// What one round took.

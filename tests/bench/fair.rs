@@ -8,7 +8,7 @@ use std::{
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::common::{HELLO, Kind, Plan, all, between};
+use crate::common::{HELLO, Kind, Plan, all, between, least};
 
 const SMALL: usize = 999;
 const MESSAGE: usize = 100;
@@ -24,7 +24,7 @@ pub(crate) fn run(plan: &Plan) {
     );
     let kinds = [Kind::Yamux, Kind::Sidepath];
     let both = |kind| [round(kind, false), round(kind, true)];
-    let best = plan.best(&kinds, both, |a, b| a[1].1 / a[0].1 < b[1].1 / b[0].1);
+    let best = plan.best(&kinds, both, |a, b| [0, 1].map(|i| least(a[i], b[i], |o| o.1)));
     for (kind, [alone, beside]) in &best {
         println!(
             "  {:18} alone p50 {:.2} p99 {:.2}, beside p50 {:.2} p99 {:.2}: p99 x {:.2}; bulk \

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::common::{Kind, Plan, Took, Watch, all, beside, between};
+use crate::common::{Kind, Plan, Took, Watch, all, beside, between, least};
 
 const SESSIONS: usize = 1000;
 const MESSAGE: usize = 100;
@@ -34,7 +34,7 @@ impl Outcome {
 pub(crate) fn run(plan: &Plan) {
     println!("{SESSIONS} sessions, messages of {MESSAGE} bytes, one write each");
     let kinds = [Kind::Tcp, Kind::Yamux, Kind::Sidepath];
-    let best = plan.best(&kinds, round, |a, b| a.rate() > b.rate());
+    let best = plan.best(&kinds, round, |a, b| least(a, b, |o| -o.rate()));
     for (kind, outcome) in &best {
         let calls = match outcome.calls {
             Some(calls) => format!("{:.3}", calls / outcome.messages),

@@ -7,7 +7,7 @@
 //!
 //! Both ends live in this process, each in a runtime of one thread, on the loopback interface;
 //! nodes of sidepath add threads. Each end has half of the processors for itself. Contenders take turns, so that a machine that changes its
-//! speed does so for all; figures are the best round of each, ratios are of these. CPU seconds are
+//! speed does so for all; figures are the best round of each, and ratios are of these. CPU seconds are
 //! those of the whole process, both ends and the kernel's work for them.
 
 mod common;
