@@ -30,7 +30,7 @@ use tokio::{
 use super::{
     Endpoint, Listener, SessionError, Stats, Stream,
     hub::TCP_PORTS,
-    port::{OUTGOING_MAX, State},
+    port::State,
     remote::{Hello, MESSAGE_MAX, News, Ready, VERSION, Want, beside, hear, kind, say, say_json},
 };
 
@@ -293,7 +293,7 @@ async fn from_program(mut from: OwnedReadHalf, stream: Arc<Stream>, left: Arc<No
             }
             kind::END => {
                 ended = true;
-                stream.end();
+                stream.finish();
             }
             kind::TAKEN => {
                 if let Some(taken) = bytes.first_chunk() {
@@ -407,35 +407,10 @@ impl Stream {
     /// Writes all; false when the session is over.
     async fn put_all(&self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
-            let n = poll_fn(|cx| {
-                let mut state = self.port().lock();
-                if state.error.is_some() || state.finish {
-                    return Poll::Ready(0);
-                }
-                let room = OUTGOING_MAX.saturating_sub(state.outgoing.len());
-                if room == 0 {
-                    state.write_waker = Some(cx.waker().clone());
-                    return Poll::Pending;
-                }
-                let n = bytes.len().min(room);
-                state.outgoing.push(&bytes[..n]);
-                state.written += n as u64;
-                self.tell(state);
-                Poll::Ready(n)
-            })
-            .await;
-            if n == 0 {
-                return false;
-            }
+            let Ok(n) = poll_fn(|cx| self.write(cx, bytes)).await else { return false };
             bytes = &bytes[n..];
         }
         true
-    }
-
-    fn end(&self) {
-        let mut state = self.port().lock();
-        state.finish = true;
-        self.tell(state);
     }
 
     fn take(&self, bytes: u64) {

@@ -174,7 +174,7 @@ impl Stream {
         Poll::Pending
     }
 
-    fn write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(super) fn write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let turn = ready!(poll_proceed(cx));
         let mut state = self.port.lock();
         if let Some(error) = &state.error {
@@ -196,7 +196,7 @@ impl Stream {
         Poll::Ready(Ok(n))
     }
 
-    fn finish(&self) {
+    pub(super) fn finish(&self) {
         let mut state = self.port.lock();
         if !std::mem::replace(&mut state.finish, true) {
             self.teller.tell(&self.port, state);
