@@ -439,7 +439,7 @@ impl TurnLoop {
                 }
                 Output::Store { volume, to, ring, frame } => {
                     if let Some(store) = &mut planes.store {
-                        store.store(volume, to, ring, &frame);
+                        store.put(volume, to, ring, &frame);
                     }
                 }
                 Output::Mailbox { volume, to, message } => {
@@ -472,6 +472,9 @@ impl TurnLoop {
             }
         }
         self.parts.hands.outputs = outputs;
+        if let Some(store) = &mut planes.store {
+            store.flush();
+        }
         self.parts.counter.wake();
         if let Some(udp) = &mut planes.udp {
             udp.flush();

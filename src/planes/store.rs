@@ -128,6 +128,8 @@ struct Attached {
     /// As last ordered.
     active: bool,
     interval: Duration,
+    /// Frames were put and its flusher was not woken.
+    unflushed: bool,
 }
 
 impl StorePlane {
@@ -150,6 +152,7 @@ impl StorePlane {
                 handle,
                 active: true,
                 interval: settings.beat_interval,
+                unflushed: false,
             });
         }
         Ok(plane)
@@ -159,12 +162,24 @@ impl StorePlane {
         self.volumes.get(usize::from(id.0))
     }
 
-    /// Copies a frame into the outbox.
-    pub(crate) fn store(&mut self, id: VolumeId, to: NodeId, ring: failover::Ring, frame: &[u8]) {
-        let Some(volume) = self.volume(id) else { return };
-        if let Err(refused) = volume.handle.store(to.get(), ring_of(ring), frame) {
-            tracing::trace!(%refused, to = to.get(), "frame not taken by storage");
-            self.refused.insert((id, to));
+    /// Copies a frame into the outbox; [`Self::flush`] follows.
+    pub(crate) fn put(&mut self, id: VolumeId, to: NodeId, ring: failover::Ring, frame: &[u8]) {
+        let Some(volume) = self.volumes.get_mut(usize::from(id.0)) else { return };
+        match volume.handle.put(to.get(), ring_of(ring), frame) {
+            Ok(()) => volume.unflushed = true,
+            Err(refused) => {
+                tracing::trace!(%refused, to = to.get(), "frame not taken by storage");
+                self.refused.insert((id, to));
+            }
+        }
+    }
+
+    /// Wakes the flushers of what was put since the last call.
+    pub(crate) fn flush(&mut self) {
+        for volume in &mut self.volumes {
+            if std::mem::take(&mut volume.unflushed) {
+                volume.handle.rouse();
+            }
         }
     }
 

@@ -62,6 +62,15 @@ impl Pool {
         buf
     }
 
+    /// Two pieces as one.
+    #[must_use]
+    pub(crate) fn join(&self, a: &[u8], b: &[u8]) -> Bytes {
+        let mut buf = self.take(a.len() + b.len());
+        buf.extend(a);
+        buf.extend(b);
+        buf.freeze()
+    }
+
     fn give(&self, raw: Vec<u8>) {
         let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
         if shelf.bytes + raw.len() <= KEEP_BYTES_MAX && shelf.idle.len() < KEEP_COUNT_MAX {

@@ -76,6 +76,12 @@ impl Outbox {
         self.lanes.get(slot)?[ring.index()].front().map(|b| b.draft.bytes())
     }
 
+    /// The record that would be written next will not grow any more.
+    #[must_use]
+    pub fn is_cut(&self, slot: usize, ring: Ring) -> bool {
+        self.lanes.get(slot).is_some_and(|rings| rings[ring.index()].len() > 1)
+    }
+
     /// When the oldest byte of that ring came in.
     #[must_use]
     pub fn oldest(&self, slot: usize, ring: Ring) -> Option<Micros> {

@@ -561,15 +561,25 @@ impl Handle {
 
     /// Copies the frame into the batch being filled and wakes the flusher.
     pub fn store(&self, to: u8, ring: Ring, frame: &[u8]) -> Result<(), Refused> {
+        self.put(to, ring, frame)?;
+        self.rouse();
+        Ok(())
+    }
+
+    /// Copies the frame into the batch being filled; [`Handle::rouse`] follows. Woken for the first
+    /// of many, the flusher writes that one alone.
+    pub fn put(&self, to: u8, ring: Ring, frame: &[u8]) -> Result<(), Refused> {
         let mut guard = self.shared.writer.lock();
         let writer = guard.as_mut().ok_or(Refused::NotAttached)?;
-        writer.store((self.shared.clock)(), to, ring, frame)?;
-        let asleep = !writer.is_writing();
-        drop(guard);
+        writer.store((self.shared.clock)(), to, ring, frame)
+    }
+
+    /// Wakes the flusher for what was put, unless it is writing and will look anyway.
+    pub fn rouse(&self) {
+        let asleep = self.shared.writer.lock().as_ref().is_some_and(|w| !w.is_writing());
         if asleep {
             self.shared.writer.notify();
         }
-        Ok(())
     }
 
     /// Overwrites the mailbox for that node.

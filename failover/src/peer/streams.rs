@@ -132,7 +132,10 @@ impl Peer {
     }
 
     fn keep_storage_awake(&mut self, now: Time, world: &mut dyn World) {
-        self.wake_storage(now);
+        if !self.path.route().uses(Path::Network) {
+            // Otherwise receipts come by the network, and nothing is to be read.
+            self.wake_storage(now);
+        }
         if self.path.route() == Route::Network && now >= self.knock_at {
             self.knock_at = now + KNOCK_EVERY;
             if let Some(knock) = self.control_frame(&Control::Knock) {

@@ -19,6 +19,9 @@ use crate::canary::{Bug, planted};
 const PIECES_MAX: usize = 1024;
 /// A piece smaller than this is copied, so that it does not keep a whole frame in memory.
 const COPY_BELOW: usize = 8 << 10;
+/// The window is told when it moved by half, or by so much: half of a large one would come as a
+/// burst, and the carrier run empty before it.
+const GRANT_STEP: u64 = 256 << 10;
 
 /// The receiving half.
 pub(super) struct Incoming {
@@ -174,7 +177,8 @@ impl Incoming {
     /// memory by which the window may grow. Returns by how much it did.
     pub(super) fn grant(&mut self, spare: u64, window_max: u64) -> u64 {
         let mut grown = 0;
-        if self.taken + self.window < self.limit + self.window / 2 || self.end.is_some() {
+        let step = (self.window / 2).min(GRANT_STEP);
+        if self.taken + self.window < self.limit + step || self.end.is_some() {
             return 0;
         }
         // The sender had nearly used up what it was granted.

@@ -85,7 +85,7 @@ impl Default for SessionLimits {
             sessions_max: 4096,
             window_start: 64 << 10,
             window_min: 16 << 10,
-            window_max: 4 << 20,
+            window_max: 8 << 20,
             granted_max: 128 << 20,
             buffered_max: 64 << 20,
             timeout: Duration::from_secs(60),

@@ -15,6 +15,8 @@ struct Bench {
     volume: Superblock,
     reader: Reader,
     now: Micros,
+    /// Bytes of the read under way.
+    asked: usize,
 }
 
 /// What a step looks at.
@@ -29,9 +31,22 @@ enum Look {
 
 impl Bench {
     fn new() -> Self {
-        let volume = sample(&[1, 2]);
+        Self::on(sample(&[1, 2]))
+    }
+
+    /// With room for long records.
+    fn roomy() -> Self {
+        let mut volume = sample(&[1, 2]);
+        volume.geometry.data_blocks = 1024;
+        volume.geometry.blocks = volume.geometry.blocks_needed();
+        let mut b = Self::on(volume);
+        b.table(EPOCH, 1, [Head::START; 2], 0);
+        b
+    }
+
+    fn on(volume: Superblock) -> Self {
         let reader = Reader::new(ReaderOptions { node: 2, superblock: volume.clone() }).unwrap();
-        Self { volume, reader, now: 1_000_000 }
+        Self { volume, reader, now: 1_000_000, asked: 0 }
     }
 
     fn table(&mut self, epoch: u64, beat: u64, heads: [Head; 2], letters: u64) {
@@ -63,6 +78,7 @@ impl Bench {
     fn look(&mut self) -> Look {
         match self.reader.step(self.now) {
             Step::Do(Op::Read { offset, len }) => {
+                self.asked = len;
                 let g = &self.volume.geometry;
                 for ring in Ring::BOTH {
                     let base = g.ring_offset(1, 2, ring).unwrap();
@@ -81,8 +97,11 @@ impl Bench {
         }
     }
 
+    /// With as many bytes as were asked for: zeros behind these.
     fn answer(&mut self, bytes: Bytes) -> Vec<Fact> {
-        self.reader.complete(self.now, Ok(bytes));
+        let mut whole = bytes.to_vec();
+        whole.resize(self.asked, 0);
+        self.reader.complete(self.now, Ok(whole.into()));
         self.reader.drain_facts().collect()
     }
 
@@ -250,8 +269,126 @@ fn idle_polls_shrink_to_64_kib() {
     data(&mut b, Some(large.slice(..4096)));
     assert_eq!(data(&mut b, Some(large)), 31);
     b.sleep_through(5_000);
-    assert_eq!([0; 4].map(|_| data(&mut b, None)), [31, 16, 16, 16]);
+    assert_eq!([0; 4].map(|_| data(&mut b, None)), [33, 31, 16, 16]);
     assert_eq!(place, 31);
+}
+
+/// What came of the data ring: number and length of each record's only frame.
+fn records(facts: &[Fact]) -> Vec<(u64, usize)> {
+    let of = |f: &Fact| match f {
+        Fact::Frames { ring: Ring::Data, number, frames, .. } => {
+            assert!(frames.len() == 1 && frames[0].iter().all(|&b| b == 7));
+            Some((*number, frames[0].len()))
+        }
+        _ => None,
+    };
+    facts.iter().filter_map(of).collect()
+}
+
+impl Bench {
+    /// Until it looks at the data ring: where, and how much.
+    fn look_at_data(&mut self) -> (u64, usize) {
+        loop {
+            match self.look() {
+                Look::At(Ring::Data, place, blocks) => return (place, blocks),
+                Look::Sleep(us) => self.sleep_through(us.max(1)),
+                Look::Idle => panic!("idle with a lane to read"),
+                _ => drop(self.nothing()),
+            }
+        }
+    }
+
+    fn records(&self, lens: &[usize]) -> Bytes {
+        let (mut all, mut place) = (Vec::new(), 0);
+        for (&len, number) in lens.iter().zip(1..) {
+            let record = self.record(Ring::Data, number, place, len);
+            place += u32::try_from(record.len() / 4096).unwrap();
+            all.extend(record);
+        }
+        all.into()
+    }
+}
+
+#[test]
+fn records_that_wait_are_read_together() {
+    let mut b = Bench::roomy();
+    let all = b.records(&[100, 100, 100, 5000, 100]);
+    assert_eq!(b.look_at_data(), (0, 1));
+    assert_eq!(records(&b.answer(all.slice(..4096))), [(1, 100)]);
+    assert_eq!(b.look_at_data(), (1, 2), "all that was read was good");
+    assert_eq!(records(&b.answer(all.slice(4096..3 * 4096))), [(2, 100), (3, 100)]);
+    assert_eq!(b.look_at_data(), (3, 4));
+    assert_eq!(records(&b.answer(all.slice(3 * 4096..))), [(4, 5000), (5, 100)]);
+    assert_eq!(b.look_at_data(), (6, 3), "the writer is not ahead any more");
+    assert_eq!(b.reader.counters().records, 5);
+}
+
+/// Small records until 32 blocks are read at once, then a large one of which 24 come with them.
+fn half_a_record(b: &mut Bench) -> Bytes {
+    let lens: Vec<usize> = [100; 39].into_iter().chain([150 << 10]).collect();
+    let all = b.records(&lens);
+    for blocks in [1, 2, 4, 8, 16, 32] {
+        let at = blocks - 1;
+        assert_eq!(b.look_at_data(), (at as u64, blocks));
+        b.answer(all.slice(at * 4096..(at + blocks).min(63) * 4096));
+    }
+    assert_eq!(b.reader.counters().records, 39);
+    assert_eq!(b.look_at_data(), (63, 32), "behind what is there");
+    all
+}
+
+#[test]
+fn what_was_read_of_the_next_record_is_not_read_again() {
+    let mut b = Bench::roomy();
+    let all = half_a_record(&mut b);
+    assert_eq!(records(&b.answer(all.slice(63 * 4096..))), [(40, 150 << 10)]);
+    assert_eq!(b.look_at_data().0, all.len() as u64 / 4096);
+}
+
+#[test]
+fn a_beginning_that_was_read_too_early_is_read_again() {
+    let mut b = Bench::roomy();
+    let all = half_a_record(&mut b);
+    // Its middle was not written yet when its beginning was read: as if that had been the end.
+    let mut late = all.slice(63 * 4096..).to_vec();
+    late[5] ^= 1;
+    assert!(records(&b.answer(late.into())).is_empty());
+    let whole = all.len() / 4096 - 39;
+    assert_eq!(b.look_at_data(), (39, whole), "all of it, at once");
+    assert_eq!(records(&b.answer(all.slice(39 * 4096..))), [(40, 150 << 10)]);
+    assert_eq!(b.reader.counters().torn, 0);
+}
+
+#[test]
+fn a_silent_ring_is_looked_at_every_other_millisecond_while_bulk_flows() {
+    let mut b = Bench::roomy();
+    b.round();
+    let (mut express, mut data) = (0, 0);
+    let (mut number, mut place) = (1, 0);
+    b.reader.wake(b.now);
+    for _ in 0..400 {
+        match b.look() {
+            Look::At(Ring::Express, ..) => {
+                express += 1;
+                b.nothing();
+            }
+            Look::At(Ring::Data, at, blocks) => {
+                data += 1;
+                assert_eq!(at, u64::from(place));
+                let record = b.record(Ring::Data, number, place, 126 << 10);
+                let is_whole = !b.answer(record).is_empty();
+                assert_eq!(is_whole, blocks >= 32);
+                number += u64::from(is_whole);
+                place = (place + u32::from(is_whole) * 32) % 1024;
+            }
+            Look::Letter => panic!("no unannounced looks while records flow"),
+            Look::Sleep(us) => b.sleep_through(us.max(1)),
+            Look::Idle => unreachable!(),
+        }
+        b.sleep_through(300);
+    }
+    let ratio = f64::from(data) / f64::from(express);
+    assert!((4.0..10.0).contains(&ratio), "{data} : {express}");
 }
 
 #[test]
@@ -474,7 +611,7 @@ fn a_table_wakes_the_reader_only_with_news() {
     assert_eq!(table(&mut b, 5, Head::START), Look::Sleep(us), "the same again");
     assert_eq!(table(&mut b, 6, head(2, 1)), Look::Sleep(us), "it was read already");
     assert_eq!(table(&mut b, 4, head(3, 2)), Look::Sleep(us), "a table that goes backwards");
-    assert_eq!(table(&mut b, 7, head(3, 2)), Look::At(Ring::Express, 1, 1));
+    assert_eq!(table(&mut b, 7, head(3, 2)), Look::At(Ring::Express, 1, 2));
     b.nothing();
     let (looks, us) = b.round();
     assert_eq!((&looks[..], us), (&[Look::At(Ring::Data, 0, 1)][..], 500), "2 is awaited");

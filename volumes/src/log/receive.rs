@@ -19,8 +19,10 @@
 //! the medium is seen to work, so an outage of the medium never skips anything; a table that goes
 //! backwards changes nothing.
 
+use crate::buffer::Pool;
 use crate::canary::{Bug, planted};
 use crate::event::{Fact, IoFault, IoFaultKind, Micros, Op, Ring, Step};
+use crate::format::RECORD_BYTES_MAX;
 use crate::format::bytes::len_u32;
 use crate::format::mailbox;
 use crate::format::record::{self, Address, Header, Kind};
@@ -35,6 +37,9 @@ const SPIN: Micros = 1_000;
 const NAP: Micros = 50;
 const NAP_LONG_AFTER: Micros = 20_000;
 const NAP_MAX: Micros = 2_000;
+/// While bulk flows, silent rings are looked at this often: a read of a block waits behind those of
+/// a mebibyte, and took an eighth of the reader's time when it came with each of them.
+const SILENT_LOOK: Micros = 2_000;
 const RETRY: Micros = 500;
 /// While active and idle, each mailbox is looked at this often without being announced: a key
 /// exchange need not wait for two beats, and one read of a block in 5 ms is 2 % of the time.
@@ -43,6 +48,8 @@ const FAULT_RETRY_MIN: Micros = 1_000;
 const FAULT_RETRY_MAX: Micros = 1_000_000;
 /// Polls that find nothing shrink to this size: reading 64 KiB whole beats header-first.
 const GUESS_BYTES_IDLE: usize = 64 << 10;
+/// The beginning of a record that is kept rather than read again.
+const CARRY_BYTES_MIN: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -70,8 +77,12 @@ pub struct Counters {
 struct Tail {
     next: Head,
     announced: Head,
-    /// Blocks of the last record: how much the next poll reads.
+    /// How much the next poll reads, in blocks.
     guess: u32,
+    /// Blocks of the record that is next, once its header was read.
+    need: u32,
+    /// Its beginning, when that was read with the records before it: the poll goes on behind it.
+    carry: Bytes,
     trouble: Option<Micros>,
     /// Blocks of the record whose body is wrong.
     damaged: Option<u32>,
@@ -89,6 +100,8 @@ impl Tail {
             next,
             announced,
             guess: 1,
+            need: 0,
+            carry: Bytes::new(),
             trouble: None,
             damaged: None,
             reported: false,
@@ -102,6 +115,8 @@ impl Tail {
 
     fn go_to(&mut self, next: Head) {
         self.next = next;
+        self.need = 0;
+        self.carry = Bytes::new();
         self.trouble = None;
         self.damaged = None;
         self.reported = false;
@@ -132,7 +147,6 @@ struct Poll {
     ring: Ring,
     epoch: u64,
     at: Head,
-    len: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +173,11 @@ pub struct Reader {
     seen_a_table: bool,
     round: VecDeque<(usize, Ring)>,
     rounds: u64,
-    rest: Option<Poll>,
+    /// When all rings were last looked at.
+    wide_at: Micros,
+    /// Read only in part; looked at again before anything else.
+    rest: Option<(usize, Ring)>,
+    pool: Pool,
     flight: Flight,
     /// The next unannounced look at a mailbox, and whose it is.
     letter_look_at: Micros,
@@ -194,7 +212,9 @@ impl Reader {
             seen_a_table: false,
             round: VecDeque::new(),
             rounds: 0,
+            wide_at: 0,
             rest: None,
+            pool: Pool::new(),
             flight: Flight::None,
             letter_look_at: 0,
             letter_turn: 0,
@@ -300,8 +320,8 @@ impl Reader {
         if self.flight != Flight::None {
             return Step::Idle;
         }
-        if let Some(poll) = self.rest.take() {
-            return self.poll(poll);
+        if let Some((slot, ring)) = self.rest.take() {
+            return self.poll(slot, ring);
         }
         if let Some(step) = self.letter(now) {
             return step;
@@ -313,10 +333,7 @@ impl Reader {
                 if lane.epoch == 0 || now < tail.retry_at {
                     continue;
                 }
-                let block = self.o.superblock.geometry.block();
-                let to_end = self.o.superblock.geometry.ring_blocks(ring) - tail.next.place;
-                let len = tail.guess.clamp(1, to_end) as usize * block;
-                return self.poll(Poll { slot, ring, epoch: lane.epoch, at: tail.next, len });
+                return self.poll(slot, ring);
             }
             if let Some(step) = self.plan(now) {
                 return step;
@@ -359,16 +376,23 @@ impl Reader {
         None
     }
 
-    /// Express rings first. While small records flow, the rings that carry them are looked at
-    /// three times as often as the silent ones: each silent look costs one read of latency.
+    /// Express rings first. While records flow, the rings that carry them are looked at more often
+    /// than the silent ones, since each silent look costs one read of latency: three times as often
+    /// while they are small; while they are large, every [`SILENT_LOOK`].
     fn fill_round(&mut self, now: Micros) {
         self.rounds += 1;
         let idle = len_u32(GUESS_BYTES_IDLE / self.o.superblock.geometry.block()).max(1);
         let hot = |t: &Tail| now.saturating_sub(t.delivered_at) < SPIN && t.delivered_at != 0;
         let tails = || self.lanes.iter().flat_map(|l| &l.tails);
-        let narrow = !self.rounds.is_multiple_of(4)
-            && tails().any(hot)
-            && tails().all(|t| !hot(t) || t.guess <= idle);
+        let small = tails().all(|t| !hot(t) || t.guess <= idle);
+        let enough = match small {
+            true => !self.rounds.is_multiple_of(4),
+            false => now.saturating_sub(self.wide_at) < SILENT_LOOK,
+        };
+        let narrow = enough && tails().any(hot);
+        if !narrow {
+            self.wide_at = now;
+        }
         for ring in Ring::BOTH {
             for (slot, lane) in self.lanes.iter().enumerate() {
                 let tail = &lane.tails[ring.index()];
@@ -381,15 +405,21 @@ impl Reader {
         }
     }
 
-    fn poll(&mut self, poll: Poll) -> Step {
+    fn poll(&mut self, slot: usize, ring: Ring) -> Step {
         let g = &self.o.superblock.geometry;
-        let Some(base) = g.ring_offset(self.lanes[poll.slot].node, self.o.node, poll.ring) else {
+        let lane = &self.lanes[slot];
+        let Some(base) = g.ring_offset(lane.node, self.o.node, ring) else {
             return Step::Idle;
         };
+        let tail = &lane.tails[ring.index()];
+        let (block, have) = (g.block(), tail.carry.len());
+        let to_end = (g.ring_blocks(ring) - tail.next.place) as usize * block - have;
+        let need = (tail.need as usize * block).saturating_sub(have);
+        let len = need.max(tail.guess as usize * block).clamp(block, to_end);
+        let offset = base + u64::from(tail.next.place) * block as u64 + have as u64;
         self.counters.polls += 1;
-        self.flight = Flight::Poll(poll);
-        let offset = base + u64::from(poll.at.place) * u64::from(g.block_bytes);
-        Step::Do(Op::Read { offset, len: poll.len })
+        self.flight = Flight::Poll(Poll { slot, ring, epoch: lane.epoch, at: tail.next });
+        Step::Do(Op::Read { offset, len })
     }
 
     fn letter(&mut self, now: Micros) -> Option<Step> {
@@ -483,6 +513,7 @@ impl Reader {
     fn poll_read(&mut self, now: Micros, poll: Poll, bytes: &Bytes) {
         let g = &self.o.superblock.geometry;
         let (block, ring_blocks) = (g.block(), g.ring_blocks(poll.ring));
+        let idle = len_u32(GUESS_BYTES_IDLE / block).max(1);
         let lane = &mut self.lanes[poll.slot];
         let address = Address {
             uuid: self.o.superblock.uuid,
@@ -493,14 +524,13 @@ impl Reader {
         let tail = &mut lane.tails[poll.ring.index()];
         tail.fault = None;
         tail.fault_retry = FAULT_RETRY_MIN;
-        let header = Header::decode(bytes, &address, poll.at.place);
-        let Some(h) = header.filter(|h| {
-            (h.epoch == poll.epoch || planted(Bug::AnyEpoch))
-                && (h.number == poll.at.number || planted(Bug::AnyNumber))
-        }) else {
+        let carry = std::mem::take(&mut tail.carry);
+        let start = if carry.is_empty() { bytes } else { &carry };
+        let header = Header::decode(start, &address, poll.at.place);
+        let Some(h) = header.filter(|h| expected(h, &poll)) else {
             self.counters.stale += u64::from(header.is_some_and(|h| h.epoch < poll.epoch));
             tail.damaged = None;
-            let idle = len_u32(GUESS_BYTES_IDLE / block).max(1);
+            tail.need = 0;
             tail.guess = tail.guess.min((tail.guess / 2).max(idle));
             if tail.behind() {
                 self.trouble(now, poll);
@@ -512,29 +542,99 @@ impl Reader {
         if !h.fits(ring_blocks, block) {
             return self.trouble(now, poll);
         }
-        if h.bytes() > bytes.len() {
-            self.rest = Some(Poll { len: h.blocks as usize * block, ..poll });
+        let whole = h.blocks as usize * block;
+        let behind = whole.saturating_sub(carry.len());
+        if h.bytes() > carry.len() + bytes.len() {
+            tail.need = h.blocks;
+            self.rest = Some((poll.slot, poll.ring));
             return;
         }
-        let frames = match h.kind {
-            Kind::Wrap => Some(Vec::new()),
-            Kind::Data => record::open(bytes, &h),
+        let frames = match bytes.get(..behind) {
+            Some(rest) if !carry.is_empty() => opened(&self.pool.join(&carry, rest), &h),
+            _ => opened(bytes, &h),
         };
+        if frames.is_none() && !carry.is_empty() {
+            // Its beginning may have been read while it was being written: all of it anew.
+            tail.need = h.blocks;
+            self.rest = Some((poll.slot, poll.ring));
+            return;
+        }
         let Some(frames) = frames else {
             self.counters.torn += 1;
             tail.damaged = Some(h.blocks);
             return self.trouble(now, poll);
         };
-        let next =
-            Head { number: poll.at.number + 1, place: (poll.at.place + h.blocks) % ring_blocks };
-        tail.go_to(next);
+        self.deliver(now, &poll, &h, frames);
+        if h.kind == Kind::Data {
+            self.deliver_more(now, poll, &h, bytes, behind, &address);
+        }
+    }
+
+    /// The records behind the first one, as far as they were read with it; and how much to read
+    /// next time.
+    fn deliver_more(
+        &mut self,
+        now: Micros,
+        first: Poll,
+        h: &Header,
+        bytes: &Bytes,
+        mut offset: usize,
+        address: &Address,
+    ) {
+        let g = &self.o.superblock.geometry;
+        let (block, ring_blocks) = (g.block(), g.ring_blocks(first.ring));
+        let max = len_u32(RECORD_BYTES_MAX / block);
+        let idle = len_u32(GUESS_BYTES_IDLE / block).max(1);
+        let mut guess = h.blocks;
+        loop {
+            let tail = &mut self.lanes[first.slot].tails[first.ring.index()];
+            let poll = Poll { at: tail.next, ..first };
+            // What lies behind the end of the ring was not read.
+            let Some(rest) = (poll.at.place != 0).then(|| bytes.get(offset..)).flatten() else {
+                break;
+            };
+            if rest.is_empty() {
+                // All of it was good: the writer is ahead of us.
+                guess = guess.max(tail.guess) * 2;
+                break;
+            }
+            let header = Header::decode(rest, address, poll.at.place);
+            let Some(h) = header.filter(|h| expected(h, &poll) && h.fits(ring_blocks, block))
+            else {
+                // Records of a busy writer differ a little in length, and to read some more costs
+                // less than to read twice.
+                guess = if guess > idle { guess.next_multiple_of(2 * idle) } else { guess };
+                break;
+            };
+            if h.bytes() > rest.len() {
+                tail.need = h.blocks;
+                if rest.len() >= CARRY_BYTES_MIN {
+                    tail.carry = bytes.slice(offset..);
+                }
+                guess = guess.max(tail.guess);
+                break;
+            }
+            // Not whole yet, or damaged: the poll that looks for it alone will tell.
+            let Some(frames) = opened(&bytes.slice(offset..), &h) else { break };
+            self.deliver(now, &poll, &h, frames);
+            offset += h.blocks as usize * block;
+            guess += if h.kind == Kind::Data { h.blocks } else { 0 };
+        }
+        self.lanes[first.slot].tails[first.ring.index()].guess = guess.min(max);
+    }
+
+    fn deliver(&mut self, now: Micros, poll: &Poll, h: &Header, frames: Vec<Bytes>) {
+        let ring_blocks = self.o.superblock.geometry.ring_blocks(poll.ring);
+        let lane = &mut self.lanes[poll.slot];
+        let tail = &mut lane.tails[poll.ring.index()];
+        let place = (poll.at.place + h.blocks) % ring_blocks;
+        tail.go_to(Head { number: poll.at.number + 1, place });
         tail.delivered_at = now.max(1);
         self.traffic_at = now.max(1);
         self.nap = NAP;
         self.round_at = now;
         let (from, ring, number) = (lane.node, poll.ring, poll.at.number);
         if h.kind == Kind::Data {
-            tail.guess = h.blocks;
             self.counters.records += 1;
             self.counters.bytes += h.bytes() as u64;
             self.facts.push_back(Fact::Frames { from, ring, number, frames });
@@ -569,6 +669,8 @@ impl Reader {
         tail.retry_at = now + tail.fault_retry;
         tail.fault_retry = (tail.fault_retry * 2).min(FAULT_RETRY_MAX);
         tail.guess = 1;
+        tail.need = 0;
+        tail.carry = Bytes::new();
         if tail.behind() && tail.tables_since_fault >= 2 && now.saturating_sub(since) >= DEADLINE {
             tail.fault = None;
             self.give_up(poll);
@@ -591,6 +693,20 @@ impl Reader {
         self.counters.missing = self.counters.missing.saturating_add(last + 1 - first);
         self.facts.push_back(Fact::Missing { from, ring, first, last });
         self.facts.push_back(Fact::Cursor { from, ring, number: last });
+    }
+}
+
+fn expected(h: &Header, poll: &Poll) -> bool {
+    (h.epoch == poll.epoch || planted(Bug::AnyEpoch))
+        && (h.number == poll.at.number || planted(Bug::AnyNumber))
+}
+
+/// The frames of a record that starts `bytes`; `None` when its body is not (yet) what its header
+/// promises.
+fn opened(bytes: &Bytes, h: &Header) -> Option<Vec<Bytes>> {
+    match h.kind {
+        Kind::Wrap => Some(Vec::new()),
+        Kind::Data => record::open(bytes, h),
     }
 }
 

@@ -12,9 +12,9 @@
 //! ```
 //!
 //! Group commit without a timer: when nothing is in flight, whatever is buffered is written at
-//! once; what arrives meanwhile becomes the next record. With one write in flight at most, its
-//! completion always comes before the fill and age marks could; they only count (see
-//! [`Counters::marks`]).
+//! once; what arrives meanwhile becomes the next record. Only behind bulk a batch waits for more, up
+//! to its age mark: a writer that is faster than its reader gets room bit by bit, as it is told of
+//! what was read, and a record per bit would make the reader slower still.
 //!
 //! Awkward cases: a ring that is full holds up its own lane only; a write that never returns
 //! holds its place for ever; a reset (the reader's new incarnation) frees all places but the one
@@ -35,6 +35,12 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// A record of so many times the fill mark is bulk, and the next batch is filled up to
+/// [`FILL`] times the mark.
+const BULK: usize = 2;
+const FILL: usize = 8;
+/// For so long after one.
+const BULK_GAP: Micros = 2_000;
 const RETRY_MIN: Micros = 1_000;
 const RETRY_MAX: Micros = 250_000;
 
@@ -87,6 +93,8 @@ struct Lane {
     letter: Option<Vec<u8>>,
     letters: u64,
     busy: bool,
+    /// When bulk was last written to its data ring.
+    bulk_at: Micros,
 }
 
 #[derive(Debug, Clone)]
@@ -120,6 +128,8 @@ pub struct Writer {
     turn: [usize; 2],
     work: Option<Work>,
     flight: Flight,
+    /// When the first of the batches that wait for more is due.
+    held_until: Micros,
     retry_at: Micros,
     retry: Micros,
     misses: Misses,
@@ -142,6 +152,7 @@ impl Writer {
             letter: None,
             letters: 0,
             busy: false,
+            bulk_at: 0,
         });
         Some(Self {
             slot,
@@ -150,6 +161,7 @@ impl Writer {
             turn: [0; 2],
             work: None,
             flight: Flight::None,
+            held_until: Micros::MAX,
             retry_at: 0,
             retry: RETRY_MIN,
             misses: Misses::default(),
@@ -272,7 +284,12 @@ impl Writer {
         if self.work.is_none() {
             self.work = self.choose(now);
         }
-        let Some(work) = &self.work else { return Step::Idle };
+        let Some(work) = &self.work else {
+            return match self.held_until {
+                Micros::MAX => Step::Idle,
+                until => Step::WaitUntil(until),
+            };
+        };
         if now < self.retry_at {
             return Step::WaitUntil(self.retry_at);
         }
@@ -361,6 +378,9 @@ impl Writer {
             Job::Record { slot, ring, header } => {
                 let blocks = self.lanes[slot].rings[ring.index()].next();
                 self.lanes[slot].done[ring.index()] = blocks;
+                if ring == Ring::Data && work.data.len() >= BULK * self.o.flush_bytes {
+                    self.lanes[slot].bulk_at = now.max(1);
+                }
                 if header.kind == Kind::Data {
                     self.counters.records += 1;
                     self.counters.frames += u64::from(header.frames);
@@ -393,6 +413,7 @@ impl Writer {
 
     /// Mailboxes, then express lanes, then data lanes; each kind in turn.
     fn choose(&mut self, now: Micros) -> Option<Work> {
+        self.held_until = Micros::MAX;
         for slot in 0..self.lanes.len() {
             if let Some(work) = self.letter(slot) {
                 return Some(work);
@@ -431,6 +452,14 @@ impl Writer {
     fn record(&mut self, now: Micros, slot: usize, ring: Ring) -> Option<Work> {
         let bytes = self.outbox.peek(slot, ring)?;
         let oldest = self.outbox.oldest(slot, ring)?;
+        let bulk_at = self.lanes[slot].bulk_at;
+        let due = oldest + self.o.flush_delay;
+        let is_bulk = ring == Ring::Data && bulk_at != 0 && now < bulk_at + BULK_GAP;
+        let may_grow = bytes < FILL * self.o.flush_bytes && !self.outbox.is_cut(slot, ring);
+        if is_bulk && may_grow && now < due {
+            self.held_until = self.held_until.min(due);
+            return None;
+        }
         let g = &self.o.superblock.geometry;
         let block = g.block();
         let lane = &mut self.lanes[slot];

@@ -144,6 +144,40 @@ fn nodes_take_turns() {
 }
 
 #[test]
+fn behind_bulk_a_batch_waits_for_more_until_it_is_old_or_full() {
+    let mut b = Bench::new();
+    let delay = 500;
+    b.store(2, Ring::Data, 120_000);
+    assert_eq!(b.step(), Does::Record(2, Ring::Data, 0, 30));
+    b.done();
+    b.store(2, Ring::Data, 10);
+    b.store(2, Ring::Express, 10);
+    assert_eq!(b.step(), Does::Record(2, Ring::Express, 0, 1), "what is urgent does not wait");
+    b.done();
+    assert!(!matches!(b.step(), Does::Record(..)));
+    assert!(!b.writer.is_writing());
+    b.now += delay - 1;
+    b.store(2, Ring::Data, 10);
+    assert!(!matches!(b.step(), Does::Record(..)));
+    b.now += 1;
+    assert_eq!(b.step(), Does::Record(2, Ring::Data, 30, 1), "old");
+    b.done();
+    b.writer.released(2, Ring::Data, u64::MAX);
+    b.store(2, Ring::Data, 100_000);
+    assert!(!matches!(b.step(), Does::Record(..)));
+    b.store(2, Ring::Data, 100_000);
+    assert!(matches!(b.step(), Does::Record(2, Ring::Data, ..)), "it cannot grow");
+    // Small records alone never wait.
+    let mut b = Bench::new();
+    for _ in 0..3 {
+        b.store(2, Ring::Data, 10);
+        assert!(matches!(b.step(), Does::Record(2, Ring::Data, ..)));
+        b.done();
+        b.writer.released(2, Ring::Data, u64::MAX);
+    }
+}
+
+#[test]
 fn what_is_stored_during_a_write_becomes_one_record() {
     let mut b = Bench::new();
     b.store(2, Ring::Data, 100);
