@@ -12,6 +12,7 @@ pub mod conformance;
 pub mod fault;
 pub mod file;
 pub mod memory;
+pub mod nbd;
 pub mod power_cut;
 
 use crate::event::IoFault;

@@ -1,0 +1,520 @@
+//! One connection, used by several threads at once; there is no thread of its own.
+//!
+//! ```text
+//!   flusher --+                                   +-> its own reply: data straight into its buffer
+//!   reader  --+-- send (one at a time) -- server -+-> another's, small: kept for it, wake it
+//!   keeper  --+                                   +-> another's, large: hand the reading over to it
+//! ```
+//!
+//! Of those who wait, one reads for all ([`Book::receiver`] is there for the taking); the others
+//! sleep. Alone, a request costs no switch of threads.
+//!
+//! Awkward cases: a deadline may pass in the middle of a reply, so where the reader stands is kept
+//! between readers; a reply nobody waits for any more is read and dropped; a sender whose server
+//! does not read because nobody reads *its* replies must read meanwhile; a request that was sent in
+//! part cannot be taken back, so the connection ends. A connection that ended stays so: whoever needs
+//! the medium opens it anew and looks at it first.
+
+use super::handshake::Export;
+use super::receiver::{Pumped, Receiver};
+use super::transport::{Transport, left};
+use super::wire::{self, Command, Coverage, Head, What, WireError};
+use crate::event::{IoFault, IoFaultKind};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+/// Requests that nobody waits for any more; a server that keeps so many is of no use.
+const ABANDONED_MAX: usize = 64;
+/// Error chunks in one reply.
+const ERRORS_MAX: u32 = 16;
+/// A blocked sender looks this often whether it must read, while somebody else does.
+const GLANCE: Duration = Duration::from_millis(10);
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadlines {
+    pub(super) request: Duration,
+    pub(super) flush: Duration,
+    /// Without a word for so long, while requests are open, the connection ends.
+    pub(super) silence: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) transport: Transport,
+    pub(super) export: Export,
+    deadlines: Deadlines,
+    sending: Mutex<()>,
+    book: Mutex<Book>,
+    ended: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Book {
+    next: u64,
+    open: BTreeMap<u64, Open>,
+    abandoned: usize,
+    /// Who takes it reads for all.
+    receiver: Option<Box<Receiver>>,
+    /// It is kept for this request, whose data comes next.
+    turn: Option<u64>,
+    /// When the server last said something, or the first request of a row was made.
+    heard: Instant,
+    ended: Option<IoFault>,
+}
+
+/// A request that was not answered.
+#[derive(Debug)]
+struct Open {
+    command: Command,
+    offset: u64,
+    len: usize,
+    /// `None`: nobody waits for it any more.
+    thread: Option<Thread>,
+    /// Its thread is in [`Link::wait`].
+    waiting: bool,
+    coverage: Coverage,
+    /// What others read for it.
+    parts: Vec<Part>,
+    error: Option<(u32, String)>,
+    errors: u32,
+    outcome: Option<Result<(), IoFault>>,
+}
+
+#[derive(Debug)]
+enum Part {
+    Data(usize, Vec<u8>),
+    Hole(usize, usize),
+}
+
+/// What follows a head.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Head,
+    Data { at: usize, len: usize, last: bool },
+}
+
+/// Why a connection must end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("the server breaks the protocol: {0}")]
+    Wire(#[from] WireError),
+    #[error("the server closed the connection")]
+    Closed,
+    #[error("{0}")]
+    Io(io::Error),
+}
+
+impl Book {
+    /// Somebody who waits shall read now.
+    fn wake_next(&self) {
+        if self.receiver.is_none() || self.turn.is_some() {
+            return;
+        }
+        let mut waiting = self.open.values().filter(|o| o.waiting && o.outcome.is_none());
+        if let Some(thread) = waiting.find_map(|o| o.thread.as_ref()) {
+            thread.unpark();
+        }
+    }
+
+    fn give_turn(&mut self, cookie: u64) {
+        self.turn = Some(cookie);
+        match self.open.get(&cookie).and_then(|o| o.thread.as_ref()) {
+            Some(thread) => thread.unpark(),
+            None => self.turn = None,
+        }
+    }
+
+    /// Notes the answer to a request.
+    fn finish(&mut self, cookie: u64, me: Option<u64>) -> Result<(), WireError> {
+        let Some(open) = self.open.get_mut(&cookie) else { return Ok(()) };
+        let outcome = match open.error.take() {
+            Some((error, message)) => {
+                Err(wire::fault(open.command, open.offset, error, &message))
+            }
+            None if open.command == Command::Read => {
+                open.coverage.whole(open.len)?;
+                Ok(())
+            }
+            None => Ok(()),
+        };
+        match &open.thread {
+            None => {
+                self.open.remove(&cookie);
+                self.abandoned -= 1;
+            }
+            Some(thread) => {
+                open.outcome = Some(outcome);
+                if me != Some(cookie) {
+                    thread.unpark();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Link {
+    pub(super) fn new(transport: Transport, export: Export, deadlines: Deadlines) -> Self {
+        let book = Book {
+            next: 1,
+            open: BTreeMap::new(),
+            abandoned: 0,
+            receiver: Some(Box::default()),
+            turn: None,
+            heard: Instant::now(),
+            ended: None,
+        };
+        Self {
+            transport,
+            export,
+            deadlines,
+            sending: Mutex::new(()),
+            book: Mutex::new(book),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One request and its reply. `data` is what is written, `into` what is read; one is empty.
+    pub(super) fn call(
+        &self,
+        command: Command,
+        offset: u64,
+        data: &[u8],
+        into: &mut [u8],
+    ) -> Result<(), IoFault> {
+        let patience = match command {
+            Command::Flush => self.deadlines.flush,
+            _ => self.deadlines.request,
+        };
+        let until = Instant::now() + patience;
+        let cookie = self.begin(command, offset, data.len().max(into.len()))?;
+        if let Err(fault) = self.send(command, cookie, offset, data, into.len(), until) {
+            self.lock().open.remove(&cookie);
+            return Err(fault);
+        }
+        self.wait(cookie, into, until)
+    }
+
+    fn begin(&self, command: Command, offset: u64, len: usize) -> Result<u64, IoFault> {
+        let open = Open {
+            command,
+            offset,
+            len,
+            thread: Some(std::thread::current()),
+            waiting: false,
+            coverage: Coverage::default(),
+            parts: Vec::new(),
+            error: None,
+            errors: 0,
+            outcome: None,
+        };
+        let mut book = self.lock();
+        if let Some(fault) = &book.ended {
+            return Err(fault.clone());
+        }
+        if book.open.is_empty() {
+            book.heard = Instant::now();
+        }
+        let cookie = book.next;
+        book.next += 1;
+        book.open.insert(cookie, open);
+        Ok(cookie)
+    }
+
+    /// Returns when the kernel has all of it. On `Err` nothing was sent, or the connection ended.
+    fn send(
+        &self,
+        command: Command,
+        cookie: u64,
+        offset: u64,
+        data: &[u8],
+        read: usize,
+        until: Instant,
+    ) -> Result<(), IoFault> {
+        let len = u32::try_from(data.len().max(read)).unwrap_or(u32::MAX);
+        let head = wire::request(command, cookie, offset, len);
+        let _alone = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = 0;
+        loop {
+            let sent = if done < head.len() {
+                self.transport.send(&head[done..], data)
+            } else if done < head.len() + data.len() {
+                self.transport.send(&data[done - head.len()..], b"")
+            } else {
+                match self.transport.flush() {
+                    Ok(()) => return Ok(()),
+                    Err(e) => Err(e),
+                }
+            };
+            match sent {
+                Ok(n) => {
+                    done += n;
+                    continue;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(self.end(&Broken::Io(e).to_string())),
+            }
+            if left(until).is_zero() {
+                let detail = format!("{} at {offset}: the server takes nothing", command.name());
+                if done == 0 {
+                    return Err(IoFault::new(IoFaultKind::TimedOut, detail));
+                }
+                return Err(self.end("the server stopped in the middle of a request"));
+            }
+            self.make_room(until)?;
+        }
+    }
+
+    /// Waits until more can be sent, and reads meanwhile if nobody else does: the server may be
+    /// waiting for just that.
+    fn make_room(&self, until: Instant) -> Result<(), IoFault> {
+        let free = {
+            let mut book = self.lock();
+            if let Some(fault) = &book.ended {
+                return Err(fault.clone());
+            }
+            if book.turn.is_none() { book.receiver.take() } else { None }
+        };
+        let fault = |e: io::Error| self.end(&e.to_string());
+        let Some(mut receiver) = free else {
+            return self.transport.poll(false, true, left(until).min(GLANCE)).map_err(fault);
+        };
+        let mut pumped = receiver.pump(self, None);
+        if matches!(pumped, Ok(Pumped::Empty)) {
+            pumped = match self.transport.poll(true, true, left(until)) {
+                Ok(()) => receiver.refreshed().pump(self, None),
+                Err(e) => Err(Broken::Io(e)),
+            };
+        }
+        self.put_back(receiver, pumped.as_ref());
+        pumped.map(|_| ()).map_err(|e| self.end(&e.to_string()))
+    }
+
+    fn put_back(&self, receiver: Box<Receiver>, pumped: Result<&Pumped, &Broken>) {
+        let mut book = self.lock();
+        book.receiver = Some(receiver);
+        if let Ok(Pumped::For(cookie)) = pumped {
+            book.give_turn(*cookie);
+        }
+        book.wake_next();
+    }
+
+    fn wait(&self, cookie: u64, into: &mut [u8], until: Instant) -> Result<(), IoFault> {
+        let mut book = self.lock();
+        loop {
+            let Some(open) = book.open.get_mut(&cookie) else {
+                return Err(IoFault::new(IoFaultKind::Gone, "the request was lost"));
+            };
+            open.waiting = true;
+            if let Some(outcome) = open.outcome.take() {
+                let parts = std::mem::take(&mut open.parts);
+                book.open.remove(&cookie);
+                book.wake_next();
+                drop(book);
+                // Nothing of a failed read is anybody's.
+                return outcome.map(|()| gather(parts, into));
+            }
+            let patience = left(until);
+            if patience.is_zero() {
+                return Err(self.give_up(book, cookie));
+            }
+            let mine = book.turn.is_none_or(|turn| turn == cookie);
+            let receiver = if mine { book.receiver.take() } else { None };
+            let Some(mut receiver) = receiver else {
+                drop(book);
+                std::thread::park_timeout(patience);
+                book = self.lock();
+                continue;
+            };
+            book.turn = None;
+            drop(book);
+            let pumped = self.lead(&mut receiver, cookie, into, until);
+            self.put_back(receiver, pumped.as_ref());
+            if let Err(e) = pumped {
+                self.end(&e.to_string());
+            }
+            book = self.lock();
+        }
+    }
+
+    /// Reads for all until our own reply has come, our time is over, or somebody else must read on.
+    fn lead(
+        &self,
+        receiver: &mut Receiver,
+        cookie: u64,
+        into: &mut [u8],
+        until: Instant,
+    ) -> Result<Pumped, Broken> {
+        loop {
+            match receiver.pump(self, Some((cookie, &mut *into)))? {
+                Pumped::Empty if !left(until).is_zero() => {}
+                done => return Ok(done),
+            }
+            self.transport.poll(true, false, left(until)).map_err(Broken::Io)?;
+            receiver.refreshed();
+        }
+    }
+
+    fn give_up(&self, mut book: MutexGuard<'_, Book>, cookie: u64) -> IoFault {
+        let mut detail = "no reply in time".to_owned();
+        if let Some(open) = book.open.get_mut(&cookie) {
+            open.thread = None;
+            open.parts = Vec::new();
+            detail = format!("{} at {}: {detail}", open.command.name(), open.offset);
+            book.abandoned += 1;
+        }
+        if book.turn == Some(cookie) {
+            book.turn = None;
+        }
+        book.wake_next();
+        let silent = book.heard.elapsed();
+        let crowd = book.abandoned > ABANDONED_MAX;
+        drop(book);
+        if silent >= self.deadlines.silence {
+            self.end(&format!("the server said nothing for {} ms", silent.as_millis()));
+        } else if crowd {
+            self.end(&format!("the server left more than {ABANDONED_MAX} requests unanswered"));
+        }
+        IoFault::new(IoFaultKind::TimedOut, detail)
+    }
+
+    /// Nothing works any more; everyone is told why. The first reason counts, and is returned.
+    pub(super) fn end(&self, why: &str) -> IoFault {
+        let mut book = self.lock();
+        let why = format!("connection lost: {why}");
+        let fault =
+            book.ended.get_or_insert_with(|| IoFault::new(IoFaultKind::Gone, why)).clone();
+        // SYNC: pairs with the load in `has_ended`.
+        self.ended.store(true, Ordering::Release);
+        book.open.retain(|_, open| open.thread.is_some());
+        book.abandoned = 0;
+        for open in book.open.values_mut() {
+            open.outcome.get_or_insert_with(|| Err(fault.clone()));
+            if let Some(thread) = &open.thread {
+                thread.unpark();
+            }
+        }
+        drop(book);
+        self.transport.shutdown();
+        fault
+    }
+
+    // What follows is called by who holds the receiver.
+
+    pub(super) fn head(&self, head: Head, me: Option<u64>) -> Result<Next, Broken> {
+        let mut book = self.lock();
+        book.heard = Instant::now();
+        let Head { cookie, last, what } = head;
+        let open = book.open.get_mut(&cookie).filter(|o| o.outcome.is_none());
+        let open = open.ok_or(WireError::Cookie { cookie })?;
+        let is_read = open.command == Command::Read;
+        let mut shutdown = false;
+        match what {
+            What::Simple { error: 0 } if is_read && self.export.structured => {
+                return Err(WireError::Unstructured.into());
+            }
+            What::Simple { error: 0 } if is_read => {
+                let len = u32::try_from(open.len).unwrap_or(u32::MAX);
+                let at = open.coverage.add(open.offset, open.len, open.offset, len)?;
+                return Ok(Next::Data { at, len: open.len, last });
+            }
+            What::Simple { error: 0 } | What::Nothing => {}
+            What::Data { .. } | What::Hole { .. } if !is_read => {
+                return Err(WireError::Unasked.into());
+            }
+            What::Data { offset, len } => {
+                let at = open.coverage.add(open.offset, open.len, offset, len)?;
+                return Ok(Next::Data { at, len: len as usize, last });
+            }
+            What::Hole { offset, len } => {
+                let at = open.coverage.add(open.offset, open.len, offset, len)?;
+                open.parts.push(Part::Hole(at, len as usize));
+            }
+            What::Simple { error } => {
+                shutdown = error == wire::SHUTDOWN;
+                open.error = Some((error, String::new()));
+            }
+            What::Error { error, message } => {
+                shutdown = error == wire::SHUTDOWN;
+                open.errors += 1;
+                if open.errors > ERRORS_MAX {
+                    return Err(WireError::Pieces.into());
+                }
+                open.error.get_or_insert((error, message));
+            }
+        }
+        if last {
+            book.finish(cookie, me)?;
+        }
+        drop(book);
+        if shutdown {
+            self.end("the server is shutting down");
+        }
+        Ok(Next::Head)
+    }
+
+    /// Whether somebody waits for it.
+    pub(super) fn is_wanted(&self, cookie: u64) -> bool {
+        self.lock().open.get(&cookie).is_some_and(|o| o.thread.is_some())
+    }
+
+    /// Data of a reply is complete. `part`: it was read for another thread.
+    pub(super) fn data_came(
+        &self,
+        cookie: u64,
+        last: bool,
+        part: Option<(usize, Vec<u8>)>,
+        me: Option<u64>,
+    ) -> Result<(), Broken> {
+        let mut book = self.lock();
+        book.heard = Instant::now();
+        if let (Some(open), Some((at, bytes))) = (book.open.get_mut(&cookie), part)
+            && open.thread.is_some()
+        {
+            open.parts.push(Part::Data(at, bytes));
+        }
+        if last {
+            book.finish(cookie, me)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_outcome(&self, cookie: u64) -> bool {
+        self.lock().open.get(&cookie).is_none_or(|o| o.outcome.is_some())
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            self.transport.farewell(&wire::request(Command::Disconnect, 0, 0, 0));
+        }
+    }
+}
+
+/// Puts together what others read for us; the ranges were checked when they came.
+fn gather(parts: Vec<Part>, into: &mut [u8]) {
+    for part in parts {
+        let (at, len) = match &part {
+            Part::Data(at, bytes) => (*at, bytes.len()),
+            Part::Hole(at, len) => (*at, *len),
+        };
+        let Some(target) = into.get_mut(at..at + len) else { continue };
+        match part {
+            Part::Data(_, bytes) => target.copy_from_slice(&bytes),
+            Part::Hole(..) => target.fill(0),
+        }
+    }
+}
