@@ -3,6 +3,7 @@
 
 pub mod loops;
 pub mod mutate;
+pub mod servers;
 pub mod world;
 
 pub use mutate::Rng;
