@@ -130,7 +130,8 @@ fn measure(at: &str) -> Result<(), Fail> {
             let mut second = Raw::connect(at)?;
             let mut other = pool.take_len(block);
             let both = std::thread::scope(|scope| {
-                let writing = scope.spawn(|| bandwidth(block, |at| second.write(at, other.as_ref())));
+                let writing =
+                    scope.spawn(|| bandwidth(block, |at| second.write(at, other.as_ref())));
                 let read = bandwidth(block, |at| raw.read(at, buf.as_mut()))?;
                 Ok::<_, Fail>(read + writing.join().map_err(|_| "a thread failed")??)
             })?;
@@ -146,7 +147,10 @@ fn measure(at: &str) -> Result<(), Fail> {
         }
         for (what, [o, r]) in ["write", "read", "two threads"].iter().zip(best) {
             let kib = block >> 10;
-            println!("  {kib:4} KiB {what:12}  ours {o:6.0} MB/s  raw {r:6.0} MB/s  {:.2} x", o / r);
+            println!(
+                "  {kib:4} KiB {what:12}  ours {o:6.0} MB/s  raw {r:6.0} MB/s  {:.2} x",
+                o / r
+            );
         }
     }
     Ok(())
@@ -170,7 +174,10 @@ fn main() -> Result<(), Fail> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     for (at, args) in [
         (socket.clone(), vec!["-U".to_owned(), socket.clone()]),
-        (format!("127.0.0.1:{port}"), vec!["-i".into(), "127.0.0.1".into(), "-p".into(), port.to_string()]),
+        (
+            format!("127.0.0.1:{port}"),
+            vec!["-i".into(), "127.0.0.1".into(), "-p".into(), port.to_string()],
+        ),
     ] {
         let mut nbdkit = Command::new("nbdkit");
         nbdkit.args(["--exit-with-parent", "-f", "memory", "64M"]).args(args);

@@ -71,7 +71,10 @@ fn servers_that_speak_less_conform_too() {
     ] {
         let _server = Server::nbdkit(&at, args);
         let device = conforms(what, &at.url(""));
-        assert_eq!(device.structured(), !what.starts_with("no structured") && what != "no fixed newstyle");
+        assert_eq!(
+            device.structured(),
+            !what.starts_with("no structured") && what != "no fixed newstyle"
+        );
     }
 }
 
@@ -109,7 +112,10 @@ fn qemu_nbd_conforms() {
     }
     let _server = Server::qemu(&at, &["-x", "lun/7", "-e", "4", file]);
     let e = connect(&at.url("lun"), true).unwrap_err();
-    assert!(matches!(&e, NbdError::Handshake { source: HandshakeError::NoExport { .. }, .. }), "{e}");
+    assert!(
+        matches!(&e, NbdError::Handshake { source: HandshakeError::NoExport { .. }, .. }),
+        "{e}"
+    );
     assert!(e.to_string().contains("\"lun\""), "{e}");
 }
 
@@ -122,7 +128,10 @@ fn a_read_only_export_is_read_and_never_opened_for_writing() {
     let at = At::Unix(dir.join("s"));
     let _server = Server::nbdkit(&at, &["-r", "pattern", BYTES]);
     let e = connect(&at.url(""), true).unwrap_err();
-    assert!(matches!(e, NbdError::ReadOnly { .. }) && e.to_string().contains("reading only"), "{e}");
+    assert!(
+        matches!(e, NbdError::ReadOnly { .. }) && e.to_string().contains("reading only"),
+        "{e}"
+    );
     let device = connect(&at.url(""), false).unwrap();
     let bytes = read(&device, 4096, 4096).unwrap();
     assert_eq!(bytes[8..16], (4096u64 + 8).to_be_bytes(), "nbdkit's pattern");

@@ -8,6 +8,23 @@ use super::{NbdError, Options, tls};
 use std::io;
 use std::time::Instant;
 
+/// Under TLS 1.3 a client is done before the server has looked at its certificate, and some servers
+/// say nothing and close.
+const REFUSED: &str = "the server closed the connection right after; it may want another certificate \
+                       from us (client-cert.pem), and its log may say why";
+
+fn refused(received: &io::Result<bool>) -> bool {
+    match received {
+        Ok(whole) => !whole,
+        Err(e) => matches!(
+            e.kind(),
+            io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::UnexpectedEof
+        ),
+    }
+}
+
 pub(super) fn connect(url: &NbdUrl, o: &Options) -> Result<Link, NbdError> {
     let at = url.to_string();
     // What is wrong with our own certificates is said first; there is no need to ask anybody.
@@ -16,10 +33,15 @@ pub(super) fn connect(url: &NbdUrl, o: &Options) -> Result<Link, NbdError> {
     let io = |e: &io::Error| io_error(&at, o, e);
     let mut transport = Transport::connect(&at, &url.server, until)?;
     let mut handshake = Handshake::new(&url.export, url.tls.is_some());
-    let mut buf = Vec::new();
+    let (mut buf, mut just_secured) = (Vec::new(), false);
     let export = loop {
         buf.resize(handshake.wants(), 0);
-        if !receive(&transport, &mut buf, until).map_err(|e| io(&e))? {
+        let received = receive(&transport, &mut buf, until);
+        if just_secured && refused(&received) {
+            return Err(NbdError::Tls { at, detail: REFUSED.to_owned() });
+        }
+        just_secured = false;
+        if !received.map_err(|e| io(&e))? {
             return Err(NbdError::Handshake { at, source: handshake.closed() });
         }
         let mut step = handshake
@@ -32,6 +54,7 @@ pub(super) fn connect(url: &NbdUrl, o: &Options) -> Result<Link, NbdError> {
             };
             transport.secure(client, until).map_err(|e| tls_error(&at, o, &e))?;
             step = handshake.secured();
+            just_secured = true;
         }
         match step {
             Step::Done(export) => break export,

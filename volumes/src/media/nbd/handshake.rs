@@ -77,26 +77,18 @@ impl Export {
 pub enum HandshakeError {
     #[error("what listens there is no NBD server; check host, port or socket")]
     NotNbd,
-    #[error(
-        "the server speaks the old style of the protocol, without names of exports; update it"
-    )]
+    #[error("the server speaks the old style of the protocol, without names of exports; update it")]
     OldStyle,
-    #[error(
-        "no export {export:?} there{}; list them with `nbdinfo --list`", more(message)
-    )]
+    #[error("no export {export:?} there{}; list them with `nbdinfo --list`", more(message))]
     NoExport { export: String, message: String },
-    #[error(
-        "the server wants TLS; write nbds:// and tls-certificates=DIR"
-    )]
+    #[error("the server wants TLS; write nbds:// and tls-certificates=DIR")]
     TlsRequired,
     #[error(
         "the server offers no TLS{}; nothing is sent in the clear: set it up there, or write nbd://",
         more(message)
     )]
     NoTls { message: String },
-    #[error(
-        "the server refuses {what} (error {code}){}; its log may say why", more(message)
-    )]
+    #[error("the server refuses {what} (error {code}){}; its log may say why", more(message))]
     Refused { what: &'static str, code: u32, message: String },
     #[error("the server breaks the protocol: {what}; check what listens there")]
     Broken { what: String },
@@ -209,8 +201,10 @@ impl Handshake {
         match (self.stage, self.reply.take()) {
             (Stage::Greeting, _) => self.greeting(bytes),
             (Stage::ExportName, _) => {
-                self.size_and_flags =
-                    Some((u64::from_be_bytes(number(bytes, 0)), u16::from_be_bytes(number(bytes, 8))));
+                self.size_and_flags = Some((
+                    u64::from_be_bytes(number(bytes, 0)),
+                    u16::from_be_bytes(number(bytes, 8)),
+                ));
                 self.done()
             }
             (_, None) => self.reply_head(bytes),
@@ -297,10 +291,9 @@ impl Handshake {
                 self.stage = Stage::ExportName;
                 Ok(Step::Send(option(OPT_EXPORT_NAME, self.name.as_bytes())))
             }
-            (Stage::Go, ERR_UNKNOWN) => Err(HandshakeError::NoExport {
-                export: self.name.clone(),
-                message: message(),
-            }),
+            (Stage::Go, ERR_UNKNOWN) => {
+                Err(HandshakeError::NoExport { export: self.name.clone(), message: message() })
+            }
             (Stage::Go, k) if k & REP_IS_ERROR != 0 => Err(HandshakeError::Refused {
                 what: "the export",
                 code: k & !REP_IS_ERROR,

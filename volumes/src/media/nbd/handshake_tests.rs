@@ -24,7 +24,12 @@ fn blocks(min: u32, max: u32) -> Vec<u8> {
 }
 
 /// Feeds a reply in the pieces that are asked for.
-fn answer(h: &mut Handshake, option: u32, kind: u32, payload: &[u8]) -> Result<Step, HandshakeError> {
+fn answer(
+    h: &mut Handshake,
+    option: u32,
+    kind: u32,
+    payload: &[u8],
+) -> Result<Step, HandshakeError> {
     assert_eq!(h.wants(), 20);
     let step = h.take(&head(option, kind, u32::try_from(payload.len()).unwrap()))?;
     if payload.is_empty() {
@@ -47,19 +52,19 @@ fn the_way_to_an_export() {
     assert_eq!(h.wants(), 18);
     let sent = [&3u32.to_be_bytes()[..], b"IHAVEOPT", &[0, 0, 0, 8, 0, 0, 0, 0]].concat();
     assert_eq!(h.take(&greeting(0xff03)), Ok(Step::Send(sent)));
-    let go = [
-        &b"IHAVEOPT"[..],
-        &[0, 0, 0, 7, 0, 0, 0, 11, 0, 0, 0, 3],
-        b"lun",
-        &[0, 1, 0, 3],
-    ];
+    let go = [&b"IHAVEOPT"[..], &[0, 0, 0, 7, 0, 0, 0, 11, 0, 0, 0, 3], b"lun", &[0, 1, 0, 3]];
     assert_eq!(answer(&mut h, 8, 1, b""), Ok(Step::Send(go.concat())));
     assert_eq!(answer(&mut h, 7, 3, &export(1 << 30, 0x105)), Ok(Step::More));
     assert_eq!(answer(&mut h, 7, 3, &blocks(512, 1 << 20)), Ok(Step::More));
     assert_eq!(answer(&mut h, 7, 3, b"\0\x01a name"), Ok(Step::More));
     let Ok(Step::Done(e)) = answer(&mut h, 7, 1, b"") else { panic!() };
-    let want =
-        Export { size: 1 << 30, flags: 0x105, block_min: 512, request_max: 1 << 20, structured: true };
+    let want = Export {
+        size: 1 << 30,
+        flags: 0x105,
+        block_min: 512,
+        request_max: 1 << 20,
+        structured: true,
+    };
     assert_eq!(e, want);
     assert!(!e.read_only() && e.can_flush() && e.multi_conn());
 }
@@ -68,7 +73,8 @@ fn the_way_to_an_export() {
 fn an_old_server_is_asked_the_old_way() {
     for (flags, wants) in [(0, 134), (2, 10)] {
         let mut h = Handshake::new("x", false);
-        let sent = [&u32::from(flags).to_be_bytes()[..], b"IHAVEOPT", &[0, 0, 0, 1, 0, 0, 0, 1], b"x"];
+        let sent =
+            [&u32::from(flags).to_be_bytes()[..], b"IHAVEOPT", &[0, 0, 0, 1, 0, 0, 0, 1], b"x"];
         assert_eq!(h.take(&greeting(flags)), Ok(Step::Send(sent.concat())));
         assert_eq!(h.wants(), wants);
         assert!(matches!(h.closed(), HandshakeError::NoExport { .. }));

@@ -132,9 +132,7 @@ impl Book {
     fn finish(&mut self, cookie: u64, me: Option<u64>) -> Result<(), WireError> {
         let Some(open) = self.open.get_mut(&cookie) else { return Ok(()) };
         let outcome = match open.error.take() {
-            Some((error, message)) => {
-                Err(wire::fault(open.command, open.offset, error, &message))
-            }
+            Some((error, message)) => Err(wire::fault(open.command, open.offset, error, &message)),
             None if open.command == Command::Read => {
                 open.coverage.whole(open.len)?;
                 Ok(())
@@ -394,8 +392,7 @@ impl Link {
     pub(super) fn end(&self, why: &str) -> IoFault {
         let mut book = self.lock();
         let why = format!("connection lost: {why}");
-        let fault =
-            book.ended.get_or_insert_with(|| IoFault::new(IoFaultKind::Gone, why)).clone();
+        let fault = book.ended.get_or_insert_with(|| IoFault::new(IoFaultKind::Gone, why)).clone();
         // SYNC: pairs with the load in `has_ended`.
         self.ended.store(true, Ordering::Release);
         book.open.retain(|_, open| open.thread.is_some());

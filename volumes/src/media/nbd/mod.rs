@@ -73,7 +73,12 @@ impl Options {
     #[must_use]
     pub fn patient(write: bool) -> Self {
         let long = Duration::from_secs(30);
-        Self { request_deadline: long, flush_deadline: long, silence_deadline: long, ..Self::new(write) }
+        Self {
+            request_deadline: long,
+            flush_deadline: long,
+            silence_deadline: long,
+            ..Self::new(write)
+        }
     }
 }
 
@@ -178,7 +183,7 @@ impl NbdDevice {
             });
         }
         let block = u64::from(self.logical_block());
-        if offset % block != 0 || len as u64 % block != 0 {
+        if !offset.is_multiple_of(block) || !(len as u64).is_multiple_of(block) {
             let name = what.name();
             let detail = format!("{name} of {len} bytes at {offset}: no whole blocks of {block}");
             return Err(IoFault::new(IoFaultKind::Other, detail));

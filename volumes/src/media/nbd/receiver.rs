@@ -2,7 +2,7 @@
 //!
 //! Heads go through a small buffer, so that a reply of a few KiB costs one system call; the data of a
 //! large one goes straight into the buffer of the thread that asked for it, which therefore reads it
-//! itself. Awkward case: a chunk of zero size or without end; heads are counted by the [`Link`].
+//! itself. Awkward case: a reply in ever more pieces; the [`Link`] and the coverage count them.
 
 use super::link::{Broken, Link, Next};
 use super::wire::{self, HEAD_BYTES_MAX};
@@ -89,8 +89,7 @@ impl Receiver {
                     self.from += len;
                     let cookie = head.cookie;
                     if let Next::Data { at, len, last } = link.head(head, own)? {
-                        self.state =
-                            State::Data(Data { cookie, at, left: len, last, part: None });
+                        self.state = State::Data(Data { cookie, at, left: len, last, part: None });
                     }
                 }
                 State::Data(data) if data.left == 0 => {

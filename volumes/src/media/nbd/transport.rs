@@ -15,8 +15,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
-    SocketType,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketAddrUnix,
+    SocketFlags, SocketType,
 };
 use rustls::ClientConnection;
 use std::fmt;
@@ -96,11 +96,8 @@ impl Transport {
     pub(super) fn secure(&mut self, mut tls: ClientConnection, until: Instant) -> io::Result<()> {
         let mut raw = Raw(&self.fd);
         while tls.is_handshaking() || tls.wants_write() {
-            let did = if tls.wants_write() {
-                tls.write_tls(&mut raw)
-            } else {
-                tls.read_tls(&mut raw)
-            };
+            let did =
+                if tls.wants_write() { tls.write_tls(&mut raw) } else { tls.read_tls(&mut raw) };
             match did {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}

@@ -55,7 +55,9 @@ pub struct NbdUrl {
 pub enum UrlError {
     #[error("`{found}` is no scheme of NBD; write nbd://, nbds://, nbd+unix:// or nbds+unix://")]
     Scheme { found: String },
-    #[error("a user name is for pre-shared keys, which are not supported; use tls-certificates=DIR")]
+    #[error(
+        "a user name is for pre-shared keys, which are not supported; use tls-certificates=DIR"
+    )]
     User,
     #[error("no host; write nbd://HOST[:PORT]/EXPORT")]
     NoHost,
@@ -181,10 +183,8 @@ fn tcp(authority: &str) -> Result<Server, UrlError> {
     };
     let port = port.ok_or_else(|| UrlError::Port { found: authority.to_owned() })?;
     let number = if port.is_empty() { Ok(PORT_DEFAULT) } else { port.parse() };
-    let port = number
-        .ok()
-        .filter(|&p| p != 0)
-        .ok_or_else(|| UrlError::Port { found: port.to_owned() })?;
+    let port =
+        number.ok().filter(|&p| p != 0).ok_or_else(|| UrlError::Port { found: port.to_owned() })?;
     let host = decode(host)?;
     if host.is_empty() { Err(UrlError::NoHost) } else { Ok(Server::Tcp { host, port }) }
 }
@@ -303,12 +303,7 @@ mod tests {
             ("nbd://h:7/a/b", "nbd://h:7/a/b", tcp("h", 7), "a/b"),
             ("nbd://[::1]:7/a%20b%3f", "nbd://[::1]:7/a%20b%3F", tcp("::1", 7), "a b?"),
             ("nbd://[fe80::2]/x", "nbd://[fe80::2]/x", tcp("fe80::2", 10809), "x"),
-            (
-                "nbd+unix:///x?socket=/run/a%20b",
-                "nbd+unix:///x?socket=/run/a%20b",
-                unix(),
-                "x",
-            ),
+            ("nbd+unix:///x?socket=/run/a%20b", "nbd+unix:///x?socket=/run/a%20b", unix(), "x"),
             ("nbd+unix:?socket=/run/a%20b", "nbd+unix:///?socket=/run/a%20b", unix(), ""),
         ] {
             assert!(NbdUrl::is_meant(text), "{text}");

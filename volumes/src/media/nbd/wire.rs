@@ -77,12 +77,23 @@ pub(crate) struct Head {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum What {
     /// A simple reply; to a read that went well, all its data follows.
-    Simple { error: u32 },
+    Simple {
+        error: u32,
+    },
     Nothing,
     /// That many bytes of data follow.
-    Data { offset: u64, len: u32 },
-    Hole { offset: u64, len: u32 },
-    Error { error: u32, message: String },
+    Data {
+        offset: u64,
+        len: u32,
+    },
+    Hole {
+        offset: u64,
+        len: u32,
+    },
+    Error {
+        error: u32,
+        message: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -149,7 +160,8 @@ fn chunk(b: &[u8]) -> Result<Option<(Head, usize)>, WireError> {
     let wrong = WireError::Length { kind, len };
     // What must be here before the chunk can be understood.
     let need = match kind {
-        TYPE_NONE if len == 0 => 0,
+        // By the protocol always the last one; otherwise they might never end.
+        TYPE_NONE if len == 0 && flags & CHUNK_DONE != 0 => 0,
         TYPE_DATA if len > 8 => 8,
         TYPE_HOLE if len == 12 => 12,
         TYPE_NONE | TYPE_DATA | TYPE_HOLE => return Err(wrong),
