@@ -3,12 +3,11 @@
 //! The commands only turn words into the calls of the crate `volumes` and its answers into text;
 //! every safety question (is it somebody's file system, is it alive?) is decided there.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use volumes::{AttachError, BenchOptions, BenchReport, InitOptions, Inspection, Verification};
+use volumes::{
+    AttachError, BenchOptions, BenchReport, InitOptions, Inspection, Verification, media::Location,
+};
 
 use super::{Failure, Out, Outcome, out::Tone};
 use crate::config::quantity::{parse_duration, parse_size, show_duration, show_size};
@@ -29,8 +28,9 @@ pub(super) enum Verb {
 /// Format a volume.
 #[derive(Debug, clap::Args)]
 pub(super) struct Init {
-    /// Block device or file
-    path: PathBuf,
+    /// Block device, file or URL: nbd://HOST/EXPORT, nbds://, nbd+unix:///EXPORT?socket=/PATH
+    #[arg(value_name = "PATH")]
+    place: Location,
     /// Name of the volume; with --force, the name of what is there now
     #[arg(long)]
     name: String,
@@ -57,8 +57,9 @@ pub(super) struct Init {
 /// Which volume to look at.
 #[derive(Debug, clap::Args)]
 pub(super) struct Look {
-    /// Block device or file
-    path: PathBuf,
+    /// Block device, file or URL: nbd://HOST/EXPORT, nbds://, nbd+unix:///EXPORT?socket=/PATH
+    #[arg(value_name = "PATH")]
+    place: Location,
     /// One object instead of text
     #[arg(long)]
     json: bool,
@@ -67,8 +68,9 @@ pub(super) struct Look {
 /// Measure a volume.
 #[derive(Debug, clap::Args)]
 pub(super) struct Bench {
-    /// An idle volume on a block device, or a file: beside it a temporary volume is measured
-    path: PathBuf,
+    /// An idle volume on a block device or export, or a file: beside it a temporary volume is measured
+    #[arg(value_name = "PATH")]
+    place: Location,
     /// Length of each of the four measurements
     #[arg(long, value_name = "D", default_value = "3s", value_parser = parse_duration)]
     duration: Duration,
@@ -105,7 +107,7 @@ fn init(args: &Init, out: &mut Out) -> Outcome {
     };
     let started = Instant::now();
     let mut shown = None;
-    let made = volumes::init(&args.path, &options, |done, all| {
+    let made = volumes::init(&args.place, &options, |done, all| {
         // Ten times a second is enough for eyes.
         let tick = started.elapsed().as_millis() / 100;
         if shown != Some(tick) {
@@ -119,7 +121,7 @@ fn init(args: &Init, out: &mut Out) -> Outcome {
     let block = u64::from(g.block_bytes);
     out.line(format!(
         "{}: volume `{}`, {}, nodes {}, {} lanes of {} + {} express, blocks of {}, uuid {}",
-        args.path.display(),
+        args.place,
         volume.name,
         show_size(g.bytes()),
         list(&g.nodes),
@@ -142,7 +144,7 @@ fn progress_line(what: &str, done: u64, all: u64, elapsed: Duration) -> String {
 }
 
 fn inspect(args: &Look, out: &mut Out) -> Outcome {
-    let found = volumes::inspect(&args.path).map_err(|e| attach_failure(&e))?;
+    let found = volumes::inspect(&args.place).map_err(|e| attach_failure(&e))?;
     if args.json {
         return out.json(&found, false);
     }
@@ -201,7 +203,7 @@ fn show_inspection(found: &Inspection, out: &mut Out) -> Outcome {
 }
 
 fn verify(args: &Look, out: &mut Out) -> Outcome {
-    let checked = volumes::verify(&args.path).map_err(|e| attach_failure(&e))?;
+    let checked = volumes::verify(&args.place).map_err(|e| attach_failure(&e))?;
     if args.json {
         out.json(&checked, false)?;
     } else {
@@ -210,7 +212,7 @@ fn verify(args: &Look, out: &mut Out) -> Outcome {
     if checked.ok {
         return Ok(());
     }
-    Err(Failure::failed(format!("{}: damaged", args.path.display())).hint(
+    Err(Failure::failed(format!("{}: damaged", args.place)).hint(
         "what was torn is sent again by its writer while it lives; if the superblocks or entries \
          are damaged, stop the daemons and format the volume anew",
     ))
@@ -243,10 +245,10 @@ fn bench(args: &Bench, out: &mut Out) -> Outcome {
     let options = BenchOptions { duration: args.duration, single_host: args.single_host };
     out.talk(format!(
         "measuring {}: latency and throughput, ours and raw, {} each",
-        args.path.display(),
+        args.place,
         show_duration(args.duration)
     ));
-    let report = volumes::bench(&args.path, &options)
+    let report = volumes::bench(&args.place, &options)
         .map_err(|e| failure(&e.to_string(), e.is_input_error()))?;
     if args.json {
         return out.json(&report, false);

@@ -11,6 +11,7 @@ use std::{
 };
 
 use failover::{ClassRules, NodeId};
+use volumes::media::Location;
 
 use super::{
     Config, DEFAULT_SOCKET, DEFAULT_STATE, HooksConfig, InterfaceConfig, NetworkConfig, NodeConfig,
@@ -384,21 +385,26 @@ fn storage(
             );
             continue;
         };
-        paths.push((name.value.clone(), base.join(path.value)));
-        names.push(name);
+        if let Some(place) = place(&path, base, report) {
+            paths.push((name.value.clone(), place));
+            names.push(name);
+        }
     }
-    for word in [&volume, &send].into_iter().flatten() {
+    let [volume, send] = [volume, send].map(|word| {
+        let word = word?;
+        let place = place(&word, base, report)?;
         if word.value.is_empty() {
-            report.error(word.span.clone(), "an empty path");
-        } else if !base.join(&word.value).exists() {
+            report.error(word.span, "an empty path");
+        } else if place.path().is_some_and(|path| !path.exists()) {
             report.warning(
-                word.span.clone(),
+                word.span,
                 format!("`{}` does not exist (yet)", word.value),
                 "sidepath volume init formats one; the daemon waits for it",
             );
         }
-    }
-    let send = base.join(volume.or(send)?.value);
+        Some(place)
+    });
+    let send = volume.or(send)?;
     let config = StorageConfig {
         send,
         receive: paths,
@@ -409,6 +415,19 @@ fn storage(
         single_host: single_host.is_some_and(|word| word.value),
     };
     Some((config, names))
+}
+
+/// A path, from the configuration's folder, or a URL.
+fn place(word: &Word<String>, base: &Path, report: &mut Report) -> Option<Location> {
+    match Location::parse(&word.value) {
+        Ok(place) => Some(place.below(base)),
+        Err(error) => {
+            let words = error.to_string();
+            let (what, hint) = words.split_once("; ").unwrap_or((&words, "see `sidepath volume`"));
+            report.error_hint(word.span.clone(), what, hint);
+            None
+        }
+    }
 }
 
 pub(super) struct PeerWords {

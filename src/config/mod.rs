@@ -19,6 +19,7 @@ use std::{
 
 use failover::{ClassRules, NodeId};
 use report::Report;
+use volumes::media::Location;
 
 /// Where the control socket is unless the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/sidepath/control.sock";
@@ -175,9 +176,9 @@ pub struct NetworkConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageConfig {
     /// Where our lanes are written.
-    pub send: PathBuf,
-    /// Where the lanes of peers are read, when not on `send`: peer name to path.
-    pub receive: Vec<(String, PathBuf)>,
+    pub send: Location,
+    /// Where the lanes of peers are read, when not on `send`: peer name to place.
+    pub receive: Vec<(String, Location)>,
     /// Fill mark of the buffer, bytes.
     pub flush_bytes: usize,
     /// Age mark of the buffer.

@@ -105,7 +105,7 @@ impl Nodes {
                     hold: Duration::from_secs(1),
                 }),
                 storage: Some(StorageConfig {
-                    send: volume.clone(),
+                    send: volume.clone().into(),
                     receive: Vec::new(),
                     flush_bytes: 64 << 10,
                     flush_delay: Duration::from_micros(500),

@@ -14,13 +14,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use failover::{NodeId, StorageFault, VolumeFact, VolumeId, VolumeOrder};
-use volumes::{AttachError, AttachOptions, Fact, Handle, IoFault, IoFaultKind, Mode};
+use volumes::{
+    AttachError, AttachOptions, Fact, Handle, IoFault, IoFaultKind, Mode, media::Location,
+};
 
 use super::store_queue::{FromStore, StoreQueue};
 use crate::sys::{clock, sched};
@@ -49,7 +51,7 @@ impl Role {
 /// One volume to attach.
 #[derive(Debug, Clone)]
 pub(crate) struct VolumePlan {
-    pub(crate) path: PathBuf,
+    pub(crate) place: Location,
     pub(crate) role: Role,
 }
 
@@ -63,16 +65,20 @@ pub(crate) struct StorePlan {
 
 impl StorePlan {
     /// The send volume is number 0.
-    pub(crate) fn new(send: &Path, receive: &[(String, PathBuf)], peers: usize) -> Self {
-        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    pub(crate) fn new(send: &Location, receive: &[(String, Location)], peers: usize) -> Self {
+        // Two names of one file are one volume; two URLs are as they are written.
+        let real = |place: &Location| {
+            let found = place.path().and_then(|path| std::fs::canonicalize(path).ok());
+            found.map_or_else(|| place.clone(), Location::from)
+        };
         let mut plan = Self {
-            volumes: vec![VolumePlan { path: send.into(), role: Role::Send }],
+            volumes: vec![VolumePlan { place: send.clone(), role: Role::Send }],
             receive: BTreeMap::new(),
         };
-        for (name, path) in receive {
-            let known = plan.volumes.iter().position(|v| real(&v.path) == real(path));
+        for (name, place) in receive {
+            let known = plan.volumes.iter().position(|v| real(&v.place) == real(place));
             let at = known.unwrap_or_else(|| {
-                plan.volumes.push(VolumePlan { path: path.clone(), role: Role::Receive });
+                plan.volumes.push(VolumePlan { place: place.clone(), role: Role::Receive });
                 plan.volumes.len() - 1
             });
             // At most 63 peers, so at most 64 volumes.
@@ -146,7 +152,7 @@ impl StorePlane {
         };
         for (volume, number) in plan.volumes.iter().zip(0..) {
             let handle = attach_nicely(volume, VolumeId(number), settings, &plane.queue)
-                .map_err(|error| VolumeRefused { path: volume.path.clone(), error })?;
+                .map_err(|error| VolumeRefused { path: volume.place.label(), error })?;
             plane.volumes.push(Attached {
                 plan: volume.clone(),
                 handle,
@@ -280,7 +286,7 @@ fn attach_one(
     settings: StoreSettings,
     queue: &Arc<StoreQueue>,
 ) -> Result<Handle, AttachError> {
-    let mut options = AttachOptions::new(&plan.path, settings.node.get());
+    let mut options = AttachOptions::new(&plan.place, settings.node.get());
     options.epoch = settings.epoch;
     options.flush_bytes = settings.flush_bytes;
     options.flush_delay = settings.flush_delay;
@@ -298,12 +304,11 @@ fn attach_one(
     };
     // A device may appear later, a file system may be mounted later; that the name may be
     // misspelt was warned of when the configuration was read.
-    let may_appear = matches!(&error, AttachError::Open(e)
-        if matches!(**e, volumes::media::OpenError::Missing { .. }));
+    let may_appear = matches!(&error, AttachError::Open(_)) && error.may_pass();
     if error.is_input_error() && !may_appear {
         return Err(error);
     }
-    tracing::warn!(volume = %plan.path.display(), %error, "starting without this volume; retrying");
+    tracing::warn!(volume = %plan.place, %error, "starting without this volume; retrying");
     options.wait_for_medium = true;
     attach(options)
 }
@@ -411,15 +416,16 @@ mod tests {
     #[test]
     fn two_names_of_one_volume_are_one() {
         let receive = [
-            ("b".into(), "/tmp/../x".into()),
-            ("c".into(), "/y".into()),
-            ("d".into(), "/y".into()),
+            ("b".into(), PathBuf::from("/tmp/../x").into()),
+            ("c".into(), PathBuf::from("/y").into()),
+            ("d".into(), PathBuf::from("/y").into()),
         ];
-        let plan = StorePlan::new(Path::new("/z"), &receive, 3);
+        let send = PathBuf::from("/z").into();
+        let plan = StorePlan::new(&send, &receive, 3);
         assert_eq!(plan.volumes.len(), 3);
         assert_eq!(plan.volumes[0].role, Role::Send);
         assert_eq!(plan.receive_volume("c"), plan.receive_volume("d"));
-        let plan = StorePlan::new(Path::new("/z"), &[], 3);
+        let plan = StorePlan::new(&send, &[], 3);
         assert_eq!(plan.volumes[0].role, Role::Shared);
         assert_eq!(plan.receive_volume("b"), VolumeId(0));
     }

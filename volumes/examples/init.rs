@@ -5,7 +5,7 @@ fn main() {
     let path = words.next().unwrap_or_default();
     let name = words.next().unwrap_or_else(|| "example".into());
     let o = volumes::InitOptions { name, nodes: vec![1, 2], ..volumes::InitOptions::default() };
-    match volumes::init(path.as_ref(), &o, |_, _| {}) {
+    match volumes::init(std::path::Path::new(&path), &o, |_, _| {}) {
         Ok(s) => println!("{s:#?}"),
         Err(e) => {
             eprintln!("{e}");

@@ -6,16 +6,15 @@
 //!
 //! All four alternate within one run on the same bytes of the same medium, so that a noisy
 //! machine disturbs all of them. What is written: for a path that is a file (or nothing yet), a
-//! temporary volume beside it, removed at the end; for a block device, the rings between the first
-//! two nodes of the idle sidepath volume on it, which the bench claims as any daemon would. A live
+//! temporary volume beside it, removed at the end; for a block device or an export, the rings between the
+//! first two nodes of the idle sidepath volume on it, which the bench claims as any daemon would. A live
 //! volume is refused.
 
 use crate::buffer::Pool;
 use crate::event::{Fact, Micros, Ring};
 use crate::format::superblock::Superblock;
 use crate::init::{InitError, InitOptions, init, watch};
-use crate::media::file::How;
-use crate::media::{self, BlockDevice, Direct, FileDevice, Kind};
+use crate::media::{self, BlockDevice, Direct, How, Kind, Location};
 use crate::runtime::{AttachError, AttachOptions, Clock, Handle, attach, read_superblock};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -106,14 +105,21 @@ impl Drop for Temporary {
     }
 }
 
-pub fn bench(path: &Path, o: &BenchOptions) -> Result<BenchReport, BenchError> {
+pub fn bench(at: impl Into<Location>, o: &BenchOptions) -> Result<BenchReport, BenchError> {
+    let at = at.into();
     let direct = if o.single_host { Direct::Preferred } else { Direct::Required };
     let how = How { write: true, direct, exclusive: false };
+    let Some(path) = at.path() else {
+        // No page cache of ours lies before an export.
+        let device = media::connect(&at, how).map_err(|e| AttachError::Open(Arc::new(e)))?;
+        return run(&at, &*device, true, o);
+    };
     let open = |p: &Path| media::open(p, how).map_err(|e| AttachError::Open(Arc::new(e)));
     let is_block =
         std::fs::metadata(path).is_ok_and(|m| !m.is_file()) && open(path)?.kind() == Kind::Block;
     if is_block {
-        return run(path, &open(path)?, o);
+        let device = open(path)?;
+        return run(&at, &device, device.is_direct(), o);
     }
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".bench-{}", std::process::id()));
@@ -126,16 +132,22 @@ pub fn bench(path: &Path, o: &BenchOptions) -> Result<BenchReport, BenchError> {
         ..InitOptions::default()
     };
     init(&temporary.0, &init_options, |_, _| {})?;
-    run(&temporary.0, &open(&temporary.0)?, o)
+    let device = open(&temporary.0)?;
+    run(&(&temporary.0).into(), &device, device.is_direct(), o)
 }
 
-fn run(path: &Path, device: &FileDevice, o: &BenchOptions) -> Result<BenchReport, BenchError> {
-    let volume = read_superblock(device, path)?;
-    let io = |detail: String| BenchError::Io { path: path.to_owned(), detail };
+fn run(
+    at: &Location,
+    device: &dyn BlockDevice,
+    direct_io: bool,
+    o: &BenchOptions,
+) -> Result<BenchReport, BenchError> {
+    let volume = read_superblock(device, &at.label())?;
+    let io = |detail: String| BenchError::Io { path: at.label(), detail };
     if let Some(node) = watch(device, &volume).map_err(|e| io(e.to_string()))? {
-        return Err(BenchError::Live { path: path.to_owned(), node });
+        return Err(BenchError::Live { path: at.label(), node });
     }
-    let pair = Pair::attach(path, &volume, o)?;
+    let pair = Pair::attach(at, &volume, o)?;
     let ring = Region::of(&volume);
     let slice = o.duration / ROUNDS;
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
@@ -155,8 +167,8 @@ fn run(path: &Path, device: &FileDevice, o: &BenchOptions) -> Result<BenchReport
         (stream / rounds, writes / rounds, reads / rounds);
     let raw_mb_s = f64::midpoint(raw_write_mb_s, raw_read_mb_s);
     Ok(BenchReport {
-        path: path.display().to_string(),
-        direct_io: device.is_direct(),
+        path: at.to_string(),
+        direct_io,
         record_latency: ours,
         raw_latency: raw,
         latency_ratio_p50: ratio(float(ours.p50_us), float(raw.p50_us)),
@@ -204,13 +216,13 @@ struct Pair {
 }
 
 impl Pair {
-    fn attach(path: &Path, volume: &Superblock, o: &BenchOptions) -> Result<Self, BenchError> {
+    fn attach(at: &Location, volume: &Superblock, o: &BenchOptions) -> Result<Self, BenchError> {
         let (from, to) = (volume.geometry.nodes[0], volume.geometry.nodes[1]);
         let began = Instant::now();
         let clock: Clock =
             Arc::new(move || u64::try_from(began.elapsed().as_micros()).unwrap_or(0).max(1));
         let options =
-            |node| AttachOptions { single_host: o.single_host, ..AttachOptions::new(path, node) };
+            |node| AttachOptions { single_host: o.single_host, ..AttachOptions::new(at, node) };
         let writer: Arc<OnceLock<Handle>> = Arc::default();
         let samples: Arc<Mutex<Vec<u64>>> = Arc::default();
         let arrived = Arc::new(AtomicU64::new(0));
@@ -243,7 +255,7 @@ impl Pair {
             if Instant::now() > until {
                 let reason = pair.reader.status().reason.unwrap_or_default();
                 let detail = format!("the bench could not claim its nodes: {reason}");
-                return Err(BenchError::Io { path: path.to_owned(), detail });
+                return Err(BenchError::Io { path: at.label(), detail });
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -329,7 +341,7 @@ impl Region {
     }
 }
 
-fn raw_latency(device: &FileDevice, ring: &Region, d: Duration) -> Result<Vec<u64>, String> {
+fn raw_latency(device: &dyn BlockDevice, ring: &Region, d: Duration) -> Result<Vec<u64>, String> {
     let began = Instant::now();
     let now = || u64::try_from(began.elapsed().as_micros()).unwrap_or(0).max(1);
     let stop = AtomicBool::new(false);
@@ -372,7 +384,7 @@ fn raw_latency(device: &FileDevice, ring: &Region, d: Duration) -> Result<Vec<u6
 }
 
 /// MB/s written and read at the same time.
-fn raw_stream(device: &FileDevice, ring: &Region, d: Duration) -> Result<(f64, f64), String> {
+fn raw_stream(device: &dyn BlockDevice, ring: &Region, d: Duration) -> Result<(f64, f64), String> {
     let chunks = ring.chunks.max(1);
     let work = |write: bool| {
         let began = Instant::now();

@@ -58,6 +58,8 @@ pub struct Permit {
     epoch: AtomicU64,
     nonce: AtomicU64,
     checked_at: AtomicU64,
+    /// Looks issued until then were at what may be another medium.
+    opened_at: AtomicU64,
     interval: AtomicU64,
     fenced: AtomicBool,
 }
@@ -89,7 +91,7 @@ impl Permit {
         let at = self.checked_at.load(Ordering::Acquire);
         self.epoch() != 0
             && !self.fenced()
-            && at != 0
+            && at > self.opened_at.load(Ordering::Acquire)
             && now.saturating_sub(at) < self.interval.load(Ordering::Relaxed)
     }
 
@@ -103,7 +105,12 @@ impl Permit {
         self.checked_at.fetch_max(at.max(1), Ordering::AcqRel);
     }
 
-    /// After the medium was re-opened: look before the next write.
+    /// The medium was opened anew: only looks issued after `now` count, not one that is on its way.
+    pub fn reopened(&self, now: Micros) {
+        self.opened_at.fetch_max(now, Ordering::AcqRel);
+    }
+
+    /// Look before the next write.
     pub fn revoke(&self) {
         self.checked_at.store(0, Ordering::Release);
     }
@@ -214,6 +221,12 @@ mod tests {
         p.renew(1100);
         p.renew(1050);
         assert!(p.valid(1199), "an older look never shortens it");
+        p.reopened(1100);
+        assert!(!p.valid(1101));
+        p.renew(1100);
+        assert!(!p.valid(1101), "issued before the medium was opened");
+        p.renew(1101);
+        assert!(p.valid(1102));
         p.revoke();
         assert!(!p.valid(1101));
         p.renew(1101);

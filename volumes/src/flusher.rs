@@ -163,7 +163,7 @@ impl Medium {
         if self.check_name && self.device.as_ref().is_some_and(|d| !d.still_there()) {
             self.device = None;
             self.generation = shared.reopen.fetch_add(1, Ordering::AcqRel) + 1;
-            shared.permit.revoke();
+            shared.permit.reopened((shared.clock)());
         }
         let device = match &self.device {
             Some(device) => device,
@@ -172,7 +172,8 @@ impl Medium {
                     (self.opener)().map_err(|e| IoFault::new(IoFaultKind::Gone, e.to_string()))?;
                 // What was opened may be another file than the one that was locked.
                 shared.hold_lock().map_err(|e| IoFault::new(IoFaultKind::Gone, e.to_string()))?;
-                shared.permit.revoke();
+                // A look that another thread began earlier was through what it had opened then.
+                shared.permit.reopened((shared.clock)());
                 if matches!(op, Op::Write { .. }) {
                     // Nothing is written to a medium that was not looked at.
                     self.device = Some(device);

@@ -19,8 +19,7 @@ use crate::format::superblock::{
 use crate::format::table::Table;
 use crate::format::{BLOCK_MAX, BLOCK_MIN, NODES_MAX};
 use crate::keeper::WATCH_BEATS;
-use crate::media::file::How;
-use crate::media::{self, BlockDevice, Direct, OpenError};
+use crate::media::{self, BlockDevice, Direct, How, Location, OpenError};
 use crate::probe;
 use crate::runtime::{AttachError, read_superblock};
 use std::fs::OpenOptions;
@@ -110,13 +109,24 @@ impl InitError {
     }
 }
 
-/// Formats `path`; `progress(written, all)` is called every MiB.
+/// Formats what is there; `progress(written, all)` is called every MiB. Behind a URL nobody can see
+/// who else uses it: only what the medium itself says keeps it from being overwritten.
 pub fn init(
-    path: &Path,
+    at: impl Into<Location>,
     o: &InitOptions,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Superblock, InitError> {
     let nodes = check_words(o)?;
+    let at = at.into();
+    let Some(path) = at.path() else {
+        let how = How { write: true, direct: Direct::Required, exclusive: false };
+        let device = media::connect(&at, how)?;
+        let label = at.label();
+        let named = read_superblock(&*device, &label).is_ok_and(|s| crate::lock::is_named(&s));
+        let names = Names { path: &label, short: at.short_name() };
+        let old = check_content(&names, &*device, o, named)?;
+        return write_volume(&label, &*device, o, nodes, old.as_ref(), &mut progress);
+    };
     let created = create(path, o, &nodes)?;
     let result = format(path, o, nodes, created, &mut progress);
     if result.is_err() && created {
@@ -235,7 +245,8 @@ fn format(
     let device = media::open(path, How { write: true, direct, exclusive: true })?;
     let lock = crate::lock::take(path, 0, 0)
         .map_err(|source| InitError::Create { path: path.to_owned(), source })?;
-    let old = if created { None } else { check_content(path, &device, o, lock.is_none())? };
+    let names = Names::of(path);
+    let old = if created { None } else { check_content(&names, &device, o, lock.is_none())? };
     if lock.is_none() {
         return Err(InitError::Attached { path: path.to_owned() });
     }
@@ -251,7 +262,7 @@ pub fn init_medium(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Superblock, InitError> {
     let nodes = check_words(o)?;
-    let old = check_content(label, device, o, false)?;
+    let old = check_content(&Names::of(label), device, o, false)?;
     write_volume(label, device, o, nodes, old.as_ref(), &mut progress)
 }
 
@@ -327,13 +338,26 @@ fn write_superblocks(
     Ok(())
 }
 
+/// How a medium is called in errors, and what must be typed to destroy foreign data on it.
+struct Names<'a> {
+    path: &'a Path,
+    short: String,
+}
+
+impl<'a> Names<'a> {
+    fn of(path: &'a Path) -> Self {
+        Self { path, short: Location::from(path).short_name() }
+    }
+}
+
 /// Refuses whatever somebody may need. Returns the volume that is to be replaced.
 fn check_content(
-    path: &Path,
+    names: &Names<'_>,
     device: &dyn BlockDevice,
     o: &InitOptions,
     locked: bool,
 ) -> Result<Option<Superblock>, InitError> {
+    let path = names.path;
     let io = |source| InitError::Io { path: path.to_owned(), source };
     match read_superblock(device, path) {
         Ok(volume) => {
@@ -344,7 +368,7 @@ fn check_content(
         Err(AttachError::Format {
             source: FormatError::Version { .. } | FormatError::Features { .. },
             ..
-        }) => return foreign(path, "a sidepath volume of another version", o).map(|()| None),
+        }) => return foreign(names, "a sidepath volume of another version", o).map(|()| None),
         // What cannot be read may be a volume that is alive.
         Err(AttachError::Io { detail, .. }) => {
             return Err(io(IoFault::new(IoFaultKind::Other, detail)));
@@ -361,21 +385,21 @@ fn check_content(
     let mut tail = pool.take_len(tail_len);
     device.read_at(size / unit * unit - tail_len as u64, tail.as_mut()).map_err(io)?;
     if let Some(what) = probe::signature(head.as_ref(), tail.as_ref()) {
-        return foreign(path, what, o).map(|()| None);
+        return foreign(names, what, o).map(|()| None);
     }
     if !probe::is_blank(head.as_ref()) || !probe::is_blank(tail.as_ref()) {
-        return foreign(path, "data that sidepath does not know", o).map(|()| None);
+        return foreign(names, "data that sidepath does not know", o).map(|()| None);
     }
     Ok(None)
 }
 
-/// Foreign data goes only when the name of the file or device itself was typed.
-fn foreign(path: &Path, what: &'static str, o: &InitOptions) -> Result<(), InitError> {
-    let expect = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+/// Foreign data goes only when the name of the file, device or export itself was typed.
+fn foreign(names: &Names<'_>, what: &'static str, o: &InitOptions) -> Result<(), InitError> {
+    let expect = names.short.clone();
     if o.force && o.name == expect {
         return Ok(());
     }
-    Err(InitError::Foreign { path: path.to_owned(), what, expect })
+    Err(InitError::Foreign { path: names.path.to_owned(), what, expect })
 }
 
 fn check_volume(

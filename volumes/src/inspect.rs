@@ -4,8 +4,7 @@ use crate::buffer::Pool;
 use crate::event::{IoFault, Ring};
 use crate::format::superblock::{Superblock, Uuid, VERSION};
 use crate::format::table::{Head, Table};
-use crate::media::file::How;
-use crate::media::{self, BlockDevice, Direct, FileDevice};
+use crate::media::{self, BlockDevice, Direct, How, Location};
 use crate::runtime::{AttachError, read_superblock};
 use serde::Serialize;
 use std::path::Path;
@@ -54,10 +53,12 @@ pub struct Inspection {
 }
 
 /// Opens for reading; direct where possible, so that another host's writes are seen.
-pub(crate) fn open_to_read(path: &Path) -> Result<(FileDevice, Superblock), AttachError> {
+pub(crate) fn open_to_read(
+    at: &Location,
+) -> Result<(Arc<dyn BlockDevice>, Superblock), AttachError> {
     let how = How { write: false, direct: Direct::Preferred, exclusive: false };
-    let device = media::open(path, how).map_err(|e| AttachError::Open(Arc::new(e)))?;
-    let superblock = read_whole(&device, path)?;
+    let device = media::connect(at, how).map_err(|e| AttachError::Open(Arc::new(e)))?;
+    let superblock = read_whole(&*device, &at.label())?;
     Ok((device, superblock))
 }
 
@@ -81,9 +82,10 @@ pub(crate) fn read_table(device: &dyn BlockDevice, s: &Superblock) -> Result<Tab
     Ok(Table::decode(region.as_ref(), s))
 }
 
-pub fn inspect(path: &Path) -> Result<Inspection, AttachError> {
-    let (device, s) = open_to_read(path)?;
-    report(&device, path, s)
+pub fn inspect(at: impl Into<Location>) -> Result<Inspection, AttachError> {
+    let at = at.into();
+    let (device, s) = open_to_read(&at)?;
+    report(&*device, &at.label(), s)
 }
 
 /// The same on any medium; `label` stands for its path.

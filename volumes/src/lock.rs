@@ -4,17 +4,32 @@
 //! itself: nothing is littered, many nodes can share one volume on one host, and the kernel
 //! releases it when the process dies. Awkward case: it does not reach other hosts; there the
 //! claim (watching the entry's beats) decides.
+//!
+//! A medium without a file here (NBD) has nothing to lock: an abstract socket's name, made of the
+//! volume's UUID and the node, does the same, and the kernel lets go of it in the same way. Awkward
+//! case: it reaches the processes of one network namespace, and any of them may take it; that can
+//! keep a daemon out, never let two in.
 
+use crate::format::superblock::{Superblock, Uuid};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
 #[derive(Debug)]
 pub struct HostLock {
-    file: File,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    File(File),
+    /// The name is taken as long as this lives.
+    Name(#[allow(dead_code, reason = "held, not used")] UnixListener),
 }
 
 impl HostLock {
@@ -23,7 +38,8 @@ impl HostLock {
     #[must_use]
     pub fn is_on(&self, path: &Path) -> bool {
         let id = |m: std::fs::Metadata| (m.dev(), m.ino());
-        let held = self.file.metadata().map(id);
+        let Held::File(file) = &self.held else { return true };
+        let held = file.metadata().map(id);
         held.is_ok_and(|held| std::fs::metadata(path).map(id).is_ok_and(|now| now == held))
     }
 }
@@ -39,15 +55,45 @@ pub fn take(path: &Path, start: u64, len: u64) -> io::Result<Option<HostLock>> {
         l_pid: 0,
     };
     match fcntl(&file, FcntlArg::F_OFD_SETLK(&range)) {
-        Ok(_) => Ok(Some(HostLock { file })),
+        Ok(_) => Ok(Some(HostLock { held: Held::File(file) })),
         Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(None),
         Err(e) => Err(e.into()),
     }
 }
 
+/// The same for a volume that is no file of this host.
+pub fn take_name(volume: Uuid, node: u8) -> io::Result<Option<HostLock>> {
+    let name = format!("sidepath-volume-{volume}-{node}");
+    match UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?) {
+        Ok(listener) => Ok(Some(HostLock { held: Held::Name(listener) })),
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether a daemon on this host holds a node of that volume by name.
+#[must_use]
+pub fn is_named(volume: &Superblock) -> bool {
+    let nodes = &volume.geometry.nodes;
+    nodes.iter().any(|&node| matches!(take_name(volume.uuid, node), Ok(None)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_holder_per_name() {
+        let volume = crate::format::superblock::tests::sample(&[1, 2]);
+        assert!(!is_named(&volume));
+        let first = take_name(volume.uuid, 1).unwrap();
+        assert!(first.as_ref().is_some_and(|l| l.is_on(Path::new("nbd://h/"))));
+        assert!(take_name(volume.uuid, 1).unwrap().is_none());
+        assert!(take_name(volume.uuid, 2).unwrap().is_some(), "another node's");
+        assert!(is_named(&volume));
+        drop(first);
+        assert!(take_name(volume.uuid, 1).unwrap().is_some());
+    }
 
     #[test]
     fn one_holder_per_range() {

@@ -19,8 +19,8 @@ use crate::keeper::{Keeper, KeeperOptions};
 use crate::lock::HostLock;
 use crate::log::receive::{Mode, Reader, ReaderOptions};
 use crate::log::send::{Refused, Writer, WriterOptions};
-use crate::media::file::How;
-use crate::media::{self, BlockDevice, Direct, OpenError};
+use crate::media::nbd::{Connector, Options};
+use crate::media::{self, BlockDevice, Direct, How, Location, OpenError};
 use crate::status::{LaneStatus, VolumeCounters, VolumeState, VolumeStatus};
 use std::fmt;
 use std::path::PathBuf;
@@ -35,6 +35,10 @@ pub type Sink = Arc<dyn Fn(Fact) + Send + Sync>;
 /// Opens the medium: once per thread, and again when it keeps failing.
 pub type Opener = Arc<dyn Fn() -> Result<Arc<dyn BlockDevice>, AttachError> + Send + Sync>;
 
+/// An operation over a network that takes this long may just be slow; it is reported as stalled, but
+/// not given up.
+const REQUEST_DEADLINE_MIN: Duration = Duration::from_secs(1);
+
 /// Where an incarnation's random name comes from; `Err` says why it does not.
 type Random = fn() -> Result<u64, String>;
 
@@ -46,7 +50,7 @@ fn system_random() -> Result<u64, String> {
 
 #[derive(Debug, Clone)]
 pub struct AttachOptions {
-    pub path: PathBuf,
+    pub location: Location,
     pub node: u8,
     /// The new epoch is greater than this.
     pub epoch: u64,
@@ -67,9 +71,9 @@ pub struct AttachOptions {
 
 impl AttachOptions {
     #[must_use]
-    pub fn new(path: impl Into<PathBuf>, node: u8) -> Self {
+    pub fn new(location: impl Into<Location>, node: u8) -> Self {
         Self {
-            path: path.into(),
+            location: location.into(),
             node,
             epoch: 0,
             flush_bytes: 64 << 10,
@@ -81,6 +85,10 @@ impl AttachOptions {
             wait_for_medium: false,
             sends: true,
         }
+    }
+
+    fn label(&self) -> PathBuf {
+        self.location.label()
     }
 }
 
@@ -135,9 +143,10 @@ impl AttachError {
     }
 
     /// Whether the same words may work later without anybody changing them.
-    fn may_pass(&self) -> bool {
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
         match self {
-            Self::Open(e) => matches!(**e, OpenError::Missing { .. } | OpenError::Other { .. }),
+            Self::Open(e) => e.may_pass(),
             Self::Io { .. } | Self::Silent { .. } => true,
             Self::Format { source, .. } => {
                 matches!(source, FormatError::NotAVolume | FormatError::BadChecksum)
@@ -147,9 +156,20 @@ impl AttachError {
     }
 }
 
-/// Opens the volume's file or device as the options say.
-fn file_opener(o: &AttachOptions) -> Opener {
-    let path = o.path.clone();
+/// Opens the volume's medium as the options say.
+fn opener(o: &AttachOptions) -> Opener {
+    let path = match &o.location {
+        Location::Path(path) => path.clone(),
+        Location::Nbd(url) => {
+            let request_deadline = o.io_deadline.max(REQUEST_DEADLINE_MIN);
+            let connector =
+                Connector::new(url.clone(), Options { request_deadline, ..Options::new(true) });
+            return Arc::new(move || match connector.open() {
+                Ok(device) => Ok(Arc::new(device)),
+                Err(e) => Err(AttachError::Open(Arc::new(OpenError::Nbd(e)))),
+            });
+        }
+    };
     let direct = if o.single_host { Direct::Preferred } else { Direct::Required };
     Arc::new(move || match media::open(&path, How { write: true, direct, exclusive: false }) {
         Ok(device) => Ok(Arc::new(device)),
@@ -200,8 +220,8 @@ pub fn read_superblock(
 /// All that an operator can get wrong, in one look.
 fn look(o: &AttachOptions, opener: &Opener) -> Result<Superblock, AttachError> {
     let device = opener()?;
-    let path = || o.path.clone();
-    let superblock = read_superblock(&*device, &o.path)?;
+    let path = || o.label();
+    let superblock = read_superblock(&*device, &path())?;
     let g = &superblock.geometry;
     if g.slot(o.node).is_none() {
         let (name, nodes) = (superblock.name.clone(), g.nodes.clone());
@@ -247,7 +267,7 @@ pub(crate) struct Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("path", &self.o.path).finish_non_exhaustive()
+        f.debug_struct("Shared").field("location", &self.o.location).finish_non_exhaustive()
     }
 }
 
@@ -326,15 +346,19 @@ impl Shared {
 
     fn lock_entry(&self, superblock: &Superblock) -> Result<(), AttachError> {
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_held = held.as_ref().is_some_and(|l| l.is_on(&self.o.path));
+        let is_held = held.as_ref().is_some_and(|l| l.is_on(&self.o.label()));
         if !self.uses_host_lock || is_held || self.stopping() {
             return Ok(());
         }
         let g = &superblock.geometry;
         let slot = g.slot(self.o.node).unwrap_or(0);
         let (start, len) = (g.entry_offset(slot, 0), 2 * u64::from(g.block_bytes));
-        let path = || self.o.path.clone();
-        let lock = crate::lock::take(&self.o.path, start, len)
+        let path = || self.o.label();
+        let lock = match &self.o.location {
+            Location::Path(path) => crate::lock::take(path, start, len),
+            Location::Nbd(_) => crate::lock::take_name(superblock.uuid, self.o.node),
+        };
+        let lock = lock
             .map_err(|e| AttachError::Io { path: path(), detail: e.to_string() })?
             .ok_or_else(|| AttachError::Locked { path: path(), node: self.o.node })?;
         *held = Some(lock);
@@ -454,9 +478,9 @@ pub struct Handle {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Attaches the file or block device at `opts.path`.
+/// Attaches the file, block device or export that the options name.
 pub fn attach(opts: AttachOptions, clock: Clock, sink: Sink) -> Result<Handle, AttachError> {
-    let opener = file_opener(&opts);
+    let opener = opener(&opts);
     start(opts, opener, true, system_random, clock, sink)
 }
 
@@ -511,7 +535,7 @@ fn start(
     })?;
     let patience = shared.o.io_deadline.max(Duration::from_millis(100)) * 2;
     let looked = told.recv_timeout(patience).unwrap_or_else(|_| {
-        Err(AttachError::Silent { path: shared.o.path.clone(), waited_ms: patience.as_millis() })
+        Err(AttachError::Silent { path: shared.o.label(), waited_ms: patience.as_millis() })
     });
     match looked.and_then(|superblock| shared.seat(&superblock)) {
         Ok(()) => {}
@@ -622,7 +646,7 @@ impl Handle {
         let s = &self.shared;
         let now = (s.clock)();
         let mut status = VolumeStatus {
-            path: s.o.path.display().to_string(),
+            path: s.o.location.to_string(),
             node: s.o.node,
             uuid: self.superblock().map(|s| s.uuid),
             name: self.superblock().map(|s| s.name.clone()),
@@ -749,7 +773,10 @@ mod tests {
         let before = medium.snapshot();
         let device = medium.clone();
         let opener: Opener = Arc::new(move || Ok(Arc::new(device.clone()) as Arc<dyn BlockDevice>));
-        let o = AttachOptions { wait_for_medium: true, ..AttachOptions::new("lun7", 1) };
+        let o = AttachOptions {
+            wait_for_medium: true,
+            ..AttachOptions::new(std::path::Path::new("lun7"), 1)
+        };
         let none: Random = || Err("not today".into());
         let e = start(o, opener, false, none, Arc::new(|| 1), Arc::new(|_| {})).unwrap_err();
         assert!(matches!(e, AttachError::Random { .. }) && !e.is_input_error(), "{e}");

@@ -11,7 +11,7 @@ use crate::format::record::{self, Address, Header, Kind};
 use crate::format::superblock::Superblock;
 use crate::format::table::Table;
 use crate::inspect::{io_error, open_to_read, read_table, read_whole};
-use crate::media::BlockDevice;
+use crate::media::{BlockDevice, Location};
 use crate::runtime::AttachError;
 use serde::Serialize;
 use std::path::Path;
@@ -55,9 +55,10 @@ pub struct Verification {
     pub ok: bool,
 }
 
-pub fn verify(path: &Path) -> Result<Verification, AttachError> {
-    let (device, s) = open_to_read(path)?;
-    check(&device, path, s)
+pub fn verify(at: impl Into<Location>) -> Result<Verification, AttachError> {
+    let at = at.into();
+    let (device, s) = open_to_read(&at)?;
+    check(&*device, &at.label(), s)
 }
 
 /// The same on any medium; `label` stands for its path.

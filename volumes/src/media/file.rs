@@ -44,13 +44,29 @@ pub enum OpenError {
     NoDirectIo { path: PathBuf },
     #[error("{path}: cannot open: {source}")]
     Other { path: PathBuf, source: Errno },
+    #[error(transparent)]
+    Nbd(super::nbd::NbdError),
 }
 
 impl OpenError {
     /// Whether the operator's words are at fault rather than the machine.
     #[must_use]
     pub fn is_input_error(&self) -> bool {
-        !matches!(self, Self::Other { .. })
+        match self {
+            Self::Other { .. } => false,
+            Self::Nbd(e) => e.is_input_error(),
+            _ => true,
+        }
+    }
+
+    /// Whether the same words may work later without anybody changing them.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Missing { .. } | Self::Other { .. } => true,
+            Self::Nbd(e) => e.may_pass(),
+            _ => false,
+        }
     }
 }
 

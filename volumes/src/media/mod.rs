@@ -1,7 +1,8 @@
 //! Where bytes live, behind one small trait.
 //!
 //! ```text
-//!   BlockDevice: read_at, write_at, flush        file | block device | memory | faulty wrapper
+//!   BlockDevice: read_at, write_at, flush     file | block device | nbd | memory | faulty wrapper
+//!   Location: a path or a URL -- connect --^
 //! ```
 //!
 //! Awkward cases: on a medium that several hosts share, the page cache serves stale bytes for
@@ -11,15 +12,18 @@
 pub mod conformance;
 pub mod fault;
 pub mod file;
+pub mod location;
 pub mod memory;
 pub mod nbd;
 pub mod power_cut;
 
 use crate::event::IoFault;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 pub use fault::{Doom, FaultDevice};
-pub use file::{Direct, FileDevice, Kind, OpenError, open};
+pub use file::{Direct, FileDevice, How, Kind, OpenError, open};
+pub use location::{Location, LocationError};
 pub use memory::MemoryDevice;
 pub use power_cut::PowerCutDevice;
 
@@ -41,7 +45,20 @@ pub trait BlockDevice: Send + Sync + Debug {
     }
 }
 
-impl<D: BlockDevice + ?Sized> BlockDevice for std::sync::Arc<D> {
+/// Opens whatever a location names, for a command that a person waits for; how to reach the page
+/// cache and the kernel's users is for what is on this host.
+pub fn connect(at: &Location, how: How) -> Result<Arc<dyn BlockDevice>, OpenError> {
+    match at {
+        Location::Path(path) => Ok(Arc::new(open(path, how)?)),
+        Location::Nbd(url) => {
+            let options = nbd::Options::patient(how.write);
+            let device = nbd::Connector::new(url.clone(), options).open();
+            Ok(Arc::new(device.map_err(OpenError::Nbd)?))
+        }
+    }
+}
+
+impl<D: BlockDevice + ?Sized> BlockDevice for Arc<D> {
     fn size(&self) -> u64 {
         (**self).size()
     }

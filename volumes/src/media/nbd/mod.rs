@@ -112,7 +112,18 @@ impl NbdError {
     /// Whether the operator's words are at fault rather than the machine.
     #[must_use]
     pub fn is_input_error(&self) -> bool {
-        !self.may_pass()
+        match self {
+            Self::Connect { .. } | Self::Silent { .. } | Self::Io { .. } => false,
+            Self::Changed { .. } | Self::Tls { .. } => false,
+            Self::Handshake { source, .. } => matches!(
+                source,
+                HandshakeError::NotNbd
+                    | HandshakeError::NoExport { .. }
+                    | HandshakeError::TlsRequired
+                    | HandshakeError::NoTls { .. }
+            ),
+            _ => true,
+        }
     }
 
     /// Whether the same words may work later without anybody changing them.

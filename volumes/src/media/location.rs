@@ -1,0 +1,176 @@
+//! What an operator writes where a volume is wanted: a path, or a URL of a kind we know.
+//!
+//! Awkward cases: a path may hold colons and even `://` behind a slash, so only what looks like a
+//! scheme from the first letter on is taken for one; an unknown scheme is an error and never a file of
+//! that name; a path relative to a configuration's folder is joined with it, a URL never is.
+
+use super::nbd::NbdUrl;
+use super::nbd::url::{Server, UrlError};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Location {
+    /// A file or block device of this host.
+    Path(PathBuf),
+    Nbd(NbdUrl),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LocationError {
+    /// The text itself is not repeated: it may hold a password.
+    #[error("a URL of NBD: {0}")]
+    Nbd(#[from] UrlError),
+    #[error(
+        "`{scheme}://` is not known here; write a path (./{scheme}:... for a file of that name), \
+         nbd://, nbds://, nbd+unix:// or nbds+unix://"
+    )]
+    Scheme { scheme: String },
+}
+
+impl Location {
+    pub fn parse(text: &str) -> Result<Self, LocationError> {
+        if NbdUrl::is_meant(text) {
+            return Ok(Self::Nbd(NbdUrl::parse(text)?));
+        }
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme).filter(|s| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+            s.starts_with(|c: char| c.is_ascii_alphabetic()) && s.chars().all(plain)
+        });
+        match scheme {
+            Some(scheme) => Err(LocationError::Scheme { scheme: scheme.to_owned() }),
+            None => Ok(Self::Path(text.into())),
+        }
+    }
+
+    /// For relative paths, the place of the words that named it.
+    #[must_use]
+    pub fn below(self, folder: &Path) -> Self {
+        match self {
+            Self::Path(path) => Self::Path(folder.join(path)),
+            other => other,
+        }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Nbd(_) => None,
+        }
+    }
+
+    /// What stands for it in errors and reports, where a path stands for others.
+    #[must_use]
+    pub fn label(&self) -> PathBuf {
+        match self {
+            Self::Path(path) => path.clone(),
+            Self::Nbd(url) => url.to_string().into(),
+        }
+    }
+
+    /// What must be typed to destroy foreign data there.
+    #[must_use]
+    pub fn short_name(&self) -> String {
+        let last = |path: &Path| {
+            path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+        };
+        match self {
+            Self::Path(path) => last(path),
+            Self::Nbd(url) => match &url.server {
+                _ if !url.export.is_empty() => last(Path::new(&url.export)),
+                Server::Tcp { host, .. } => host.clone(),
+                Server::Unix(socket) => last(socket),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Nbd(url) => write!(f, "{url}"),
+        }
+    }
+}
+
+impl FromStr for Location {
+    type Err = LocationError;
+
+    fn from_str(text: &str) -> Result<Self, LocationError> {
+        Self::parse(text)
+    }
+}
+
+/// What is a path by its type is one whatever it looks like.
+impl From<PathBuf> for Location {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl From<&PathBuf> for Location {
+    fn from(path: &PathBuf) -> Self {
+        Self::Path(path.clone())
+    }
+}
+
+impl From<&Path> for Location {
+    fn from(path: &Path) -> Self {
+        Self::Path(path.to_owned())
+    }
+}
+
+impl From<NbdUrl> for Location {
+    fn from(url: NbdUrl) -> Self {
+        Self::Nbd(url)
+    }
+}
+
+impl From<&Self> for Location {
+    fn from(location: &Self) -> Self {
+        location.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_what_is_no_url() {
+        for text in ["/dev/sda", "v", "./nbd://x", "a b://c", "dir/x://y", "7://x", "", "C:x"] {
+            assert_eq!(Location::parse(text), Ok(Location::Path(text.into())), "{text}");
+        }
+        let url = Location::parse("nbd+unix:///x?socket=/s").unwrap();
+        assert!(matches!(&url, Location::Nbd(_)));
+        assert_eq!(url.clone().below(Path::new("/etc")), url);
+        let path = Location::parse("v").unwrap().below(Path::new("/etc"));
+        assert_eq!(path, Location::Path("/etc/v".into()));
+    }
+
+    #[test]
+    fn an_unknown_scheme_is_no_file() {
+        for text in ["s3://bucket", "nbdx://h", "NBD://h", "http://u:secret@h"] {
+            let e = Location::parse(text).unwrap_err();
+            assert!(matches!(e, LocationError::Scheme { .. }), "{e}");
+            assert!(e.to_string().contains("nbd+unix://") && !e.to_string().contains("secret"));
+        }
+        let e = Location::parse("nbds://u:secret@h/").unwrap_err().to_string();
+        assert!(e.contains("pre-shared") && !e.contains("secret"), "{e}");
+    }
+
+    #[test]
+    fn a_short_name_can_be_typed() {
+        for (text, name) in [
+            ("/dev/sda", "sda"),
+            ("nbd://h/a/b", "b"),
+            ("nbd://h", "h"),
+            ("nbd+unix:?socket=/run/x.sock", "x.sock"),
+        ] {
+            assert_eq!(Location::parse(text).unwrap().short_name(), name);
+        }
+    }
+}
