@@ -30,7 +30,7 @@ fn beside_a_file_it_measures_and_leaves_nothing() {
     is_whole(&report);
     assert!(report.path.starts_with(&path.display().to_string()), "{}", report.path);
     assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 0);
-    let e = bench(&dir.join("no/folder/there"), &short()).unwrap_err();
+    let e = bench(dir.join("no/folder/there"), &short()).unwrap_err();
     assert!(matches!(e, BenchError::Init(_)), "{e}");
 }
 

@@ -1,0 +1,255 @@
+//! Whole volumes behind NBD: two nodes, a server that dies and returns, and one that returns with
+//! something else.
+
+mod common;
+
+use bytes::Bytes;
+use common::loops::Scratch;
+use common::servers::{At, Server, have};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use volumes::media::nbd::{NbdUrl, Options, open};
+use volumes::media::{BlockDevice, Location};
+use volumes::runtime::Clock;
+use volumes::status::VolumeState;
+use volumes::{
+    AttachError, AttachOptions, BenchOptions, Fact, Handle, InitError, InitOptions, Ring, attach,
+    bench, init, inspect, verify,
+};
+
+const BYTES: usize = 4 << 20;
+
+type Facts = Arc<Mutex<Vec<Fact>>>;
+
+fn options(name: &str) -> InitOptions {
+    InitOptions { name: name.into(), nodes: vec![1, 2], ..InitOptions::default() }
+}
+
+/// Nodes in one process have clocks of one origin.
+fn clock() -> Clock {
+    static BEGAN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let began = *BEGAN.get_or_init(Instant::now);
+    Arc::new(move || u64::try_from(began.elapsed().as_micros()).unwrap().max(1))
+}
+
+fn opts(at: &Location, node: u8) -> AttachOptions {
+    AttachOptions { beat_interval: Duration::from_millis(20), ..AttachOptions::new(at, node) }
+}
+
+fn try_up(o: AttachOptions) -> Result<(Handle, Facts), AttachError> {
+    let facts: Facts = Arc::default();
+    let f = facts.clone();
+    let handle = attach(o, clock(), Arc::new(move |fact| f.lock().unwrap().push(fact)))?;
+    Ok((handle, facts))
+}
+
+fn up(at: &Location, node: u8) -> (Handle, Facts) {
+    let (handle, facts) = try_up(opts(at, node)).unwrap();
+    wait("attach", || handle.epoch() != 0);
+    (handle, facts)
+}
+
+/// A watchdog against hangs, not a measure.
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < until, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn frames(facts: &Facts) -> Vec<Bytes> {
+    let of = |f: &Fact| match f {
+        Fact::Frames { frames, .. } => frames.clone(),
+        _ => Vec::new(),
+    };
+    facts.lock().unwrap().iter().flat_map(of).collect()
+}
+
+/// Numbers from here to there, 900 bytes each; what the medium says is passed on as the link would.
+fn send(from: &Handle, numbers: std::ops::Range<u32>) {
+    for i in numbers {
+        let frame = [&i.to_le_bytes()[..], &[0; 900]].concat();
+        wait("room", || from.store(2, Ring::Data, &frame).is_ok());
+    }
+}
+
+fn numbers(facts: &Facts) -> Vec<u32> {
+    frames(facts).iter().map(|f| u32::from_le_bytes(f[..4].try_into().unwrap())).collect()
+}
+
+fn file_server(at: &At, file: &Path) -> Server {
+    Server::nbdkit(at, &["file", file.to_str().unwrap()])
+}
+
+fn blank(file: &Path) {
+    std::fs::write(file, vec![0; BYTES]).unwrap();
+}
+
+#[test]
+fn records_flow_while_the_server_dies_and_returns() {
+    if !have("nbdkit") {
+        return;
+    }
+    let dir = Scratch::new("nbd-volume");
+    let file = dir.join("raw");
+    blank(&file);
+    for at in [At::Unix(dir.join("s")), At::free_port()] {
+        let mut server = Some(file_server(&at, &file));
+        let place = Location::parse(&at.url("")).unwrap();
+        init(&place, &InitOptions { force: true, ..options("lun") }, |_, _| {}).unwrap();
+        let (a, _) = up(&place, 1);
+        let (b, b_facts) = up(&place, 2);
+        let mut sent = 0;
+        for _ in 0..3 {
+            send(&a, sent..sent + 500);
+            sent += 500;
+            // In the middle of it.
+            drop(server.take());
+            send(&a, sent..sent + 100);
+            sent += 100;
+            wait("it is noticed", || a.status().state == VolumeState::Failed);
+            let reason = a.status().reason.unwrap_or_default();
+            assert!(!reason.is_empty());
+            server = Some(file_server(&at, &file));
+            send(&a, sent..sent + 100);
+            sent += 100;
+            wait("all so far", || numbers(&b_facts).len() >= sent as usize);
+        }
+        assert!(numbers(&b_facts).into_iter().eq(0..sent), "in order, none twice, none lost");
+        wait("release", || a.status().lanes[0].used_bytes == 0);
+        assert_eq!((a.status().state, b.status().state), (VolumeState::Up, VolumeState::Up));
+        assert_eq!(a.status().path, place.to_string());
+        assert!(a.shutdown(Duration::from_secs(5)) && b.shutdown(Duration::from_secs(5)));
+        let report = verify(&place).unwrap();
+        assert!(report.ok && report.records.valid > 0, "{report:?}");
+        let seen = inspect(&place).unwrap();
+        assert!(seen.nodes.iter().all(|n| n.state == "left"), "{seen:?}");
+        assert_eq!(seen.path, place.to_string());
+    }
+}
+
+#[test]
+fn nothing_is_written_to_another_volume_that_returns_in_its_place() {
+    if !have("nbdkit") {
+        return;
+    }
+    let dir = Scratch::new("nbd-other");
+    let (ours, other) = (dir.join("ours"), dir.join("other"));
+    let at = At::Unix(dir.join("s"));
+    let place = Location::parse(&at.url("")).unwrap();
+    for (file, name) in [(&other, "other"), (&ours, "ours")] {
+        blank(file);
+        let _server = file_server(&at, file);
+        init(&place, &options(name), |_, _| {}).unwrap();
+    }
+    let before = std::fs::read(&other).unwrap();
+    let mut server = file_server(&at, &ours);
+    let (a, a_facts) = up(&place, 1);
+    let (_b, b_facts) = up(&place, 2);
+    let fenced = || {
+        let is = |f: &&Fact| matches!(f, Fact::Fenced { .. });
+        a_facts.lock().unwrap().iter().filter(is).count()
+    };
+    let mut sent = 0;
+    for round in 0..5 {
+        send(&a, sent..sent + 100);
+        sent += 100;
+        wait("all so far", || numbers(&b_facts).len() == sent as usize);
+        let seen = fenced();
+        drop(server);
+        let stranger = file_server(&at, &other);
+        send(&a, sent..sent + 100);
+        sent += 100;
+        wait("it is seen", || fenced() > seen);
+        // What would be written by mistake is written by now.
+        std::thread::sleep(Duration::from_millis(200));
+        drop(stranger);
+        assert!(std::fs::read(&other).unwrap() == before, "not a byte, in round {round}");
+        server = file_server(&at, &ours);
+    }
+    wait("all", || numbers(&b_facts).len() == sent as usize);
+    assert!(numbers(&b_facts).into_iter().eq(0..sent));
+}
+
+#[test]
+fn one_daemon_per_node_and_host_and_no_init_over_a_living_volume() {
+    if !have("nbdkit") {
+        return;
+    }
+    let dir = Scratch::new("nbd-lock");
+    let at = At::Unix(dir.join("s"));
+    let _server = Server::nbdkit(&at, &["memory", "4M"]);
+    let place = Location::parse(&at.url("lun")).unwrap();
+    init(&place, &options("lun"), |_, _| {}).unwrap();
+    let (a, _) = up(&place, 1);
+    // The same volume under another name.
+    let e = try_up(opts(&Location::parse(&at.url("")).unwrap(), 1)).unwrap_err();
+    assert!(matches!(e, AttachError::Locked { node: 1, .. }), "{e}");
+    let force = InitOptions { force: true, ..options("lun") };
+    let e = init(&place, &force, |_, _| {}).unwrap_err();
+    assert!(matches!(e, InitError::Attached { .. }), "{e}");
+    let e = init(&place, &options("lun"), |_, _| {}).unwrap_err();
+    assert!(matches!(e, InitError::IsAVolume { .. }), "{e}");
+    assert!(a.shutdown(Duration::from_secs(5)));
+    init(&place, &force, |_, _| {}).unwrap();
+}
+
+#[test]
+fn foreign_data_goes_only_by_the_name_of_the_export() {
+    if !have("nbdkit") {
+        return;
+    }
+    let dir = Scratch::new("nbd-foreign");
+    let at = At::Unix(dir.join("s"));
+    let _server = Server::nbdkit(&at, &["memory", "4M"]);
+    let url = at.url("lun7");
+    let device = open(&NbdUrl::parse(&url).unwrap(), &Options::new(true)).unwrap();
+    device.write_at(1024, &[0x53; 512]).unwrap();
+    let place = Location::parse(&url).unwrap();
+    let e = init(&place, &InitOptions { force: true, ..options("x") }, |_, _| {}).unwrap_err();
+    assert!(matches!(&e, InitError::Foreign { expect, .. } if expect == "lun7"), "{e}");
+    init(&place, &InitOptions { force: true, ..options("lun7") }, |_, _| {}).unwrap();
+}
+
+#[test]
+fn a_server_is_waited_for_and_a_wrong_export_is_named() {
+    if !have("qemu-nbd") {
+        return;
+    }
+    let dir = Scratch::new("nbd-wait");
+    let (file, at) = (dir.join("raw"), At::Unix(dir.join("s")));
+    blank(&file);
+    let args = ["-x", "lun", "-e", "8", file.to_str().unwrap()];
+    let place = Location::parse(&at.url("lun")).unwrap();
+    {
+        let _server = Server::qemu(&at, &args);
+        init(&place, &options("lun"), |_, _| {}).unwrap();
+        let e = try_up(opts(&Location::parse(&at.url("other")).unwrap(), 1)).unwrap_err();
+        assert!(e.to_string().contains("no export \"other\"") && e.is_input_error(), "{e}");
+    }
+    let e = try_up(opts(&place, 1)).unwrap_err();
+    assert!(!e.is_input_error() && e.may_pass(), "{e}");
+    let o = AttachOptions { wait_for_medium: true, ..opts(&place, 1) };
+    let (a, _) = try_up(o).unwrap();
+    wait("why", || a.status().reason.unwrap_or_default().contains("cannot connect"));
+    let _server = Server::qemu(&at, &args);
+    wait("attached", || a.epoch() != 0);
+}
+
+#[test]
+fn the_bench_measures_an_idle_volume() {
+    if !have("nbdkit") {
+        return;
+    }
+    let dir = Scratch::new("nbd-bench");
+    let at = At::Unix(dir.join("s"));
+    let _server = Server::nbdkit(&at, &["memory", "40M"]);
+    let place = Location::parse(&at.url("")).unwrap();
+    init(&place, &options("lun"), |_, _| {}).unwrap();
+    let o = BenchOptions { duration: Duration::from_millis(300), ..BenchOptions::default() };
+    let report = bench(&place, &o).unwrap();
+    assert!(report.record_latency.samples > 0 && report.record_mb_s > 0.0, "{report:?}");
+    println!("{report:#?}");
+}
