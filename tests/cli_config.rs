@@ -25,6 +25,16 @@ fn a_good_one_is_good() {
 }
 
 #[test]
+fn a_volume_may_be_a_url_and_is_not_looked_for_as_a_file() {
+    let room = Room::new();
+    for url in ["nbd://192.0.2.9/lun", "nbd+unix:///lun?socket=/run/nbd.sock"] {
+        room.write("alpha.toml", &room.config().replace("/dev/null", url));
+        let done = room.run(&["config", "check", "alpha.toml"]);
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
+    }
+}
+
+#[test]
 fn every_key_of_the_design_is_accepted() {
     let room = Room::new();
     let config = room.config().replace("volume = \"/dev/null\"", "send = \"/dev/null\"");
@@ -105,6 +115,9 @@ fn contradictions_name_both_places() {
         ("volume =", "send = \"a\"\nvolume =", "both `volume` and `send`"),
         ("volume =", "receive = { bta = \"r\" }\nsend =", "no peer is named `bta`"),
         ("volume =", "receive = { beta = \"/dev/null\" }\nsend =", "is read from the volume we"),
+        ("\"/dev/null\"", "\"s3://b/v\"", "`s3://` is not known here"),
+        ("\"/dev/null\"", "\"nbd://h:0/v\"", "`0` is no port"),
+        ("\"/dev/null\"", "\"nbds://h/v\"", "add ?tls-certificates=DIR"),
         ("10.98.0.1/24", "10.98.0.0/24", "`10.98.0.0` is the network itself in a /24"),
         ("10.98.0.1/24", "10.98.0.1", "`10.98.0.1` lacks the length of its network prefix"),
         ("name = \"sp0\"", "mtu = 500", "`mtu` is 500, but must lie between 576 and 65535"),

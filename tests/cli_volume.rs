@@ -81,3 +81,50 @@ fn a_bench_compares_ours_with_raw_and_leaves_nothing() {
     }
     assert_eq!(std::fs::read_dir(room.path()).unwrap().count(), 0, "nothing is left behind");
 }
+
+/// Killed also when the test fails.
+struct Nbdkit(std::process::Child);
+
+impl Drop for Nbdkit {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_export_is_a_volume_like_any_other() {
+    let room = Room::new();
+    let socket = room.join("s");
+    let mut nbdkit = std::process::Command::new("nbdkit");
+    nbdkit.args(["--exit-with-parent", "-f", "-U"]).arg(&socket).args(["memory", "8M"]);
+    let Ok(server) = nbdkit.spawn() else {
+        println!("SKIPPED: needs nbdkit");
+        assert!(std::env::var_os("SIDEPATH_LAB_REQUIRE").is_none(), "nbdkit is required");
+        return;
+    };
+    let _server = Nbdkit(server);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !socket.exists() {
+        assert!(std::time::Instant::now() < until, "nbdkit never listens");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let url = format!("nbd+unix:///lun?socket={}", socket.display());
+    let done = room.run(&["volume", "init", &url, "--name", "demo", "--nodes", "1,2"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.stdout.starts_with(&format!("{url}: volume `demo`, ")), "{done:?}");
+    let done = room.run(&["volume", "init", &url, "--name", "x", "--nodes", "1,2"]);
+    assert_eq!(done.code, 2, "{done:?}");
+    let json = room.run(&["volume", "inspect", "--json", &url]).json();
+    assert_eq!((&json["name"], &json["path"]), (&"demo".into(), &url.as_str().into()));
+    let done = room.run(&["volume", "verify", &url]);
+    assert_eq!((done.code, done.stdout.ends_with("\nok\n")), (0, true), "{done:?}");
+    let done = room.run(&["volume", "bench", &url, "--duration", "300ms"]);
+    assert!(done.code == 0 && done.stdout.contains("half within"), "{done:?}");
+    for (wrong, word) in [("s3://bucket/x", "`s3://` is not known"), ("nbd://h:0/x", "no port")] {
+        let done = room.run(&["volume", "inspect", wrong]);
+        assert!(done.code == 2 && done.stderr.contains(word), "{done:?}");
+    }
+    let done = room.run(&["volume", "inspect", "nbd+unix:///x?socket=/nowhere"]);
+    assert!(done.code == 1 && done.stderr.contains("cannot connect"), "{done:?}");
+}

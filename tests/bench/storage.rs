@@ -62,7 +62,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 fn round(kind: Kind) -> Outcome {
     let path = std::env::temp_dir().join("sidepath-medium");
     let options = BenchOptions { duration: Duration::from_secs(1), single_host: true };
-    let medium = bench(&path, &options).expect("a medium");
+    let medium = bench(path, &options).expect("a medium");
     STOP.store(false, Relaxed);
     let zero = Instant::now();
     let ((), (took, mut ages)) = between(

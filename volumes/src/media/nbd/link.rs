@@ -15,22 +15,19 @@
 //! part cannot be taken back, so the connection ends. A connection that ended stays so: whoever needs
 //! the medium opens it anew and looks at it first.
 
+use super::book::{Book, Next, Part, gather};
 use super::handshake::Export;
 use super::receiver::{Pumped, Receiver};
 use super::transport::{Transport, left};
-use super::wire::{self, Command, Coverage, Head, What, WireError};
+use super::wire::{self, Command, Head, WireError};
 use crate::event::{IoFault, IoFaultKind};
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// Requests that nobody waits for any more; a server that keeps so many is of no use.
 const ABANDONED_MAX: usize = 64;
-/// Error chunks in one reply.
-const ERRORS_MAX: u32 = 16;
 /// A blocked sender looks this often whether it must read, while somebody else does.
 const GLANCE: Duration = Duration::from_millis(10);
 
@@ -52,51 +49,6 @@ pub(super) struct Link {
     ended: AtomicBool,
 }
 
-#[derive(Debug)]
-struct Book {
-    next: u64,
-    open: BTreeMap<u64, Open>,
-    abandoned: usize,
-    /// Who takes it reads for all.
-    receiver: Option<Box<Receiver>>,
-    /// It is kept for this request, whose data comes next.
-    turn: Option<u64>,
-    /// When the server last said something, or the first request of a row was made.
-    heard: Instant,
-    ended: Option<IoFault>,
-}
-
-/// A request that was not answered.
-#[derive(Debug)]
-struct Open {
-    command: Command,
-    offset: u64,
-    len: usize,
-    /// `None`: nobody waits for it any more.
-    thread: Option<Thread>,
-    /// Its thread is in [`Link::wait`].
-    waiting: bool,
-    coverage: Coverage,
-    /// What others read for it.
-    parts: Vec<Part>,
-    error: Option<(u32, String)>,
-    errors: u32,
-    outcome: Option<Result<(), IoFault>>,
-}
-
-#[derive(Debug)]
-enum Part {
-    Data(usize, Vec<u8>),
-    Hole(usize, usize),
-}
-
-/// What follows a head.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    Head,
-    Data { at: usize, len: usize, last: bool },
-}
-
 /// Why a connection must end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
@@ -108,70 +60,14 @@ pub(super) enum Broken {
     Io(io::Error),
 }
 
-impl Book {
-    /// Somebody who waits shall read now.
-    fn wake_next(&self) {
-        if self.receiver.is_none() || self.turn.is_some() {
-            return;
-        }
-        let mut waiting = self.open.values().filter(|o| o.waiting && o.outcome.is_none());
-        if let Some(thread) = waiting.find_map(|o| o.thread.as_ref()) {
-            thread.unpark();
-        }
-    }
-
-    fn give_turn(&mut self, cookie: u64) {
-        self.turn = Some(cookie);
-        match self.open.get(&cookie).and_then(|o| o.thread.as_ref()) {
-            Some(thread) => thread.unpark(),
-            None => self.turn = None,
-        }
-    }
-
-    /// Notes the answer to a request.
-    fn finish(&mut self, cookie: u64, me: Option<u64>) -> Result<(), WireError> {
-        let Some(open) = self.open.get_mut(&cookie) else { return Ok(()) };
-        let outcome = match open.error.take() {
-            Some((error, message)) => Err(wire::fault(open.command, open.offset, error, &message)),
-            None if open.command == Command::Read => {
-                open.coverage.whole(open.len)?;
-                Ok(())
-            }
-            None => Ok(()),
-        };
-        match &open.thread {
-            None => {
-                self.open.remove(&cookie);
-                self.abandoned -= 1;
-            }
-            Some(thread) => {
-                open.outcome = Some(outcome);
-                if me != Some(cookie) {
-                    thread.unpark();
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Link {
     pub(super) fn new(transport: Transport, export: Export, deadlines: Deadlines) -> Self {
-        let book = Book {
-            next: 1,
-            open: BTreeMap::new(),
-            abandoned: 0,
-            receiver: Some(Box::default()),
-            turn: None,
-            heard: Instant::now(),
-            ended: None,
-        };
         Self {
             transport,
             export,
             deadlines,
             sending: Mutex::new(()),
-            book: Mutex::new(book),
+            book: Mutex::new(Book::new()),
             ended: AtomicBool::new(false),
         }
     }
@@ -206,29 +102,11 @@ impl Link {
     }
 
     fn begin(&self, command: Command, offset: u64, len: usize) -> Result<u64, IoFault> {
-        let open = Open {
-            command,
-            offset,
-            len,
-            thread: Some(std::thread::current()),
-            waiting: false,
-            coverage: Coverage::default(),
-            parts: Vec::new(),
-            error: None,
-            errors: 0,
-            outcome: None,
-        };
         let mut book = self.lock();
         if let Some(fault) = &book.ended {
             return Err(fault.clone());
         }
-        if book.open.is_empty() {
-            book.heard = Instant::now();
-        }
-        let cookie = book.next;
-        book.next += 1;
-        book.open.insert(cookie, open);
-        Ok(cookie)
+        Ok(book.begin(command, offset, len))
     }
 
     /// Returns when the kernel has all of it. On `Err` nothing was sent, or the connection ended.
@@ -411,55 +289,11 @@ impl Link {
     // What follows is called by who holds the receiver.
 
     pub(super) fn head(&self, head: Head, me: Option<u64>) -> Result<Next, Broken> {
-        let mut book = self.lock();
-        book.heard = Instant::now();
-        let Head { cookie, last, what } = head;
-        let open = book.open.get_mut(&cookie).filter(|o| o.outcome.is_none());
-        let open = open.ok_or(WireError::Cookie { cookie })?;
-        let is_read = open.command == Command::Read;
-        let mut shutdown = false;
-        match what {
-            What::Simple { error: 0 } if is_read && self.export.structured => {
-                return Err(WireError::Unstructured.into());
-            }
-            What::Simple { error: 0 } if is_read => {
-                let len = u32::try_from(open.len).unwrap_or(u32::MAX);
-                let at = open.coverage.add(open.offset, open.len, open.offset, len)?;
-                return Ok(Next::Data { at, len: open.len, last });
-            }
-            What::Simple { error: 0 } | What::Nothing => {}
-            What::Data { .. } | What::Hole { .. } if !is_read => {
-                return Err(WireError::Unasked.into());
-            }
-            What::Data { offset, len } => {
-                let at = open.coverage.add(open.offset, open.len, offset, len)?;
-                return Ok(Next::Data { at, len: len as usize, last });
-            }
-            What::Hole { offset, len } => {
-                let at = open.coverage.add(open.offset, open.len, offset, len)?;
-                open.parts.push(Part::Hole(at, len as usize));
-            }
-            What::Simple { error } => {
-                shutdown = error == wire::SHUTDOWN;
-                open.error = Some((error, String::new()));
-            }
-            What::Error { error, message } => {
-                shutdown = error == wire::SHUTDOWN;
-                open.errors += 1;
-                if open.errors > ERRORS_MAX {
-                    return Err(WireError::Pieces.into());
-                }
-                open.error.get_or_insert((error, message));
-            }
-        }
-        if last {
-            book.finish(cookie, me)?;
-        }
-        drop(book);
+        let (next, shutdown) = self.lock().head(head, self.export.structured, me)?;
         if shutdown {
             self.end("the server is shutting down");
         }
-        Ok(Next::Head)
+        Ok(next)
     }
 
     /// Whether somebody waits for it.
@@ -497,21 +331,6 @@ impl Drop for Link {
     fn drop(&mut self) {
         if !self.has_ended() {
             self.transport.farewell(&wire::request(Command::Disconnect, 0, 0, 0));
-        }
-    }
-}
-
-/// Puts together what others read for us; the ranges were checked when they came.
-fn gather(parts: Vec<Part>, into: &mut [u8]) {
-    for part in parts {
-        let (at, len) = match &part {
-            Part::Data(at, bytes) => (*at, bytes.len()),
-            Part::Hole(at, len) => (*at, *len),
-        };
-        let Some(target) = into.get_mut(at..at + len) else { continue };
-        match part {
-            Part::Data(_, bytes) => target.copy_from_slice(&bytes),
-            Part::Hole(..) => target.fill(0),
         }
     }
 }

@@ -16,6 +16,7 @@
 //! not used, for nothing here wants a single write to be durable; without multi-conn a server does
 //! not promise that *other hosts* see our writes, which is logged.
 
+mod book;
 mod connect;
 mod handshake;
 mod link;

@@ -4,7 +4,8 @@
 //! large one goes straight into the buffer of the thread that asked for it, which therefore reads it
 //! itself. Awkward case: a reply in ever more pieces; the [`Link`] and the coverage count them.
 
-use super::link::{Broken, Link, Next};
+use super::book::Next;
+use super::link::{Broken, Link};
 use super::wire::{self, HEAD_BYTES_MAX};
 use std::io;
 
