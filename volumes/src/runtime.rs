@@ -241,6 +241,8 @@ fn look(o: &AttachOptions, opener: &Opener) -> Result<Superblock, AttachError> {
 pub(crate) struct Shared {
     o: AttachOptions,
     pub(crate) opener: Opener,
+    /// For looking before the volume is known: what was there then binds nobody.
+    looker: Opener,
     pub(crate) clock: Clock,
     sink: Sink,
     pub(crate) pool: Pool,
@@ -452,7 +454,7 @@ impl Shared {
     pub(crate) fn wait_for_medium(&self) -> bool {
         let mut pause = Duration::from_millis(20);
         while !self.stopping() {
-            match look(&self.o, &self.opener).and_then(|s| self.seat(&s)) {
+            match look(&self.o, &self.looker).and_then(|s| self.seat(&s)) {
                 Ok(()) => {
                     self.set_reason(Some("claiming".into()));
                     return true;
@@ -480,8 +482,10 @@ pub struct Handle {
 
 /// Attaches the file, block device or export that the options name.
 pub fn attach(opts: AttachOptions, clock: Clock, sink: Sink) -> Result<Handle, AttachError> {
+    let o = opts.clone();
+    let looker: Opener = Arc::new(move || opener(&o)());
     let opener = opener(&opts);
-    start(opts, opener, true, system_random, clock, sink)
+    start(opts, [opener, looker], true, system_random, clock, sink)
 }
 
 /// Attaches any medium; there is no host lock.
@@ -491,12 +495,12 @@ pub fn attach_to(
     clock: Clock,
     sink: Sink,
 ) -> Result<Handle, AttachError> {
-    start(opts, opener, false, system_random, clock, sink)
+    start(opts, [opener.clone(), opener], false, system_random, clock, sink)
 }
 
 fn start(
     o: AttachOptions,
-    opener: Opener,
+    [opener, looker]: [Opener; 2],
     uses_host_lock: bool,
     random: Random,
     clock: Clock,
@@ -505,6 +509,7 @@ fn start(
     let io_deadline = u64::try_from(o.io_deadline.as_micros()).unwrap_or(u64::MAX).max(1);
     let shared = Arc::new(Shared {
         opener,
+        looker,
         clock,
         sink,
         pool: Pool::new(),
@@ -531,7 +536,7 @@ fn start(
     let (tell, told) = mpsc::channel();
     let s = shared.clone();
     spawn("sp-look", move || {
-        let _ = tell.send(look(&s.o, &s.opener));
+        let _ = tell.send(look(&s.o, &s.looker));
     })?;
     let patience = shared.o.io_deadline.max(Duration::from_millis(100)) * 2;
     let looked = told.recv_timeout(patience).unwrap_or_else(|_| {
@@ -778,7 +783,8 @@ mod tests {
             ..AttachOptions::new(std::path::Path::new("lun7"), 1)
         };
         let none: Random = || Err("not today".into());
-        let e = start(o, opener, false, none, Arc::new(|| 1), Arc::new(|_| {})).unwrap_err();
+        let e = start(o, [opener.clone(), opener], false, none, Arc::new(|| 1), Arc::new(|_| {}))
+            .unwrap_err();
         assert!(matches!(e, AttachError::Random { .. }) && !e.is_input_error(), "{e}");
         assert!(e.to_string().contains("not today"));
         assert!(medium.snapshot() == before, "nothing was claimed");

@@ -234,6 +234,11 @@ fn a_server_is_waited_for_and_a_wrong_export_is_named() {
     let o = AttachOptions { wait_for_medium: true, ..opts(&place, 1) };
     let (a, _) = try_up(o).unwrap();
     wait("why", || a.status().reason.unwrap_or_default().contains("cannot connect"));
+    {
+        // Something of another size, which was never ours.
+        let _server = Server::nbdkit(&at, &["memory", "1M"]);
+        wait("it is looked at", || a.status().reason.unwrap_or_default().contains("no sidepath"));
+    }
     let _server = Server::qemu(&at, &args);
     wait("attached", || a.epoch() != 0);
 }
