@@ -146,7 +146,10 @@ fn nothing_is_written_to_another_volume_that_returns_in_its_place() {
     }
     let before = std::fs::read(&other).unwrap();
     let mut server = file_server(&at, &ours);
-    let (a, a_facts) = up(&place, 1);
+    // A permit that outlives the change: only that the medium was opened anew keeps it from use.
+    let slow = AttachOptions { beat_interval: Duration::from_secs(2), ..opts(&place, 1) };
+    let (a, a_facts) = try_up(slow).unwrap();
+    wait("attach", || a.epoch() != 0);
     let (_b, b_facts) = up(&place, 2);
     let fenced = || {
         let is = |f: &&Fact| matches!(f, Fact::Fenced { .. });
