@@ -27,8 +27,9 @@ fn a_good_one_is_good() {
 #[test]
 fn a_volume_may_be_a_url_and_is_not_looked_for_as_a_file() {
     let room = Room::new();
+    let config = room.config();
     for url in ["nbd://192.0.2.9/lun", "nbd+unix:///lun?socket=/run/nbd.sock"] {
-        room.write("alpha.toml", &room.config().replace("/dev/null", url));
+        room.write("alpha.toml", &config.replace("/dev/null", url));
         let done = room.run(&["config", "check", "alpha.toml"]);
         assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
     }
