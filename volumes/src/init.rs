@@ -274,7 +274,6 @@ fn write_volume(
     old: Option<&Superblock>,
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<Superblock, InitError> {
-    let io = |source| InitError::Io { path: path.to_owned(), source };
     let geometry = plan(path, o, &nodes, device.size(), device.logical_block())?;
     let mut uuid = [0; 16];
     getrandom::fill(&mut uuid).map_err(|e| InitError::Random { detail: e.to_string() })?;
@@ -284,14 +283,28 @@ fn write_volume(
         name: o.name.clone(),
         generation: old.map_or(1, |s| s.generation.saturating_add(1)),
         created_unix_us: u64::try_from(now.as_micros()).unwrap_or(0),
+        replica: false,
         geometry,
     };
+    write_whole(path, device, &superblock, old, progress)?;
+    Ok(superblock)
+}
+
+/// Zeros everywhere, then the superblocks.
+pub(crate) fn write_whole(
+    path: &Path,
+    device: &dyn BlockDevice,
+    superblock: &Superblock,
+    old: Option<&Superblock>,
+    progress: &mut impl FnMut(u64, u64),
+) -> Result<(), InitError> {
+    let io = |source| InitError::Io { path: path.to_owned(), source };
     let all = superblock.geometry.bytes();
     let pool = Pool::new();
     let mut zeros = pool.take_len(CHUNK_BYTES);
     zeros.as_mut().fill(0);
     // An interrupted init must leave neither copy of the old superblock.
-    let ends = [Some(&superblock), old].into_iter().flatten();
+    let ends = [Some(superblock), old].into_iter().flatten();
     for offset in ends.map(|s| s.geometry.last_offset()).chain([0]) {
         let unit = superblock.geometry.block();
         if offset % unit as u64 == 0 && offset + unit as u64 <= device.size() {
@@ -307,15 +320,14 @@ fn write_volume(
         progress(at, all);
     }
     device.flush().map_err(io)?;
-    write_superblocks(path, device, &superblock, &pool).inspect_err(|_| {
+    write_superblocks(path, device, superblock, &pool).inspect_err(|_| {
         // The caller was told that there is no volume, so there must be none.
         let unit = superblock.geometry.block();
         for offset in [0, superblock.geometry.last_offset()] {
             let _ = device.write_at(offset, &zeros.as_ref()[..unit]);
         }
         let _ = device.flush();
-    })?;
-    Ok(superblock)
+    })
 }
 
 fn write_superblocks(
@@ -339,19 +351,19 @@ fn write_superblocks(
 }
 
 /// How a medium is called in errors, and what must be typed to destroy foreign data on it.
-struct Names<'a> {
+pub(crate) struct Names<'a> {
     path: &'a Path,
     short: String,
 }
 
 impl<'a> Names<'a> {
-    fn of(path: &'a Path) -> Self {
+    pub(crate) fn of(path: &'a Path) -> Self {
         Self { path, short: Location::from(path).short_name() }
     }
 }
 
 /// Refuses whatever somebody may need. Returns the volume that is to be replaced.
-fn check_content(
+pub(crate) fn check_content(
     names: &Names<'_>,
     device: &dyn BlockDevice,
     o: &InitOptions,

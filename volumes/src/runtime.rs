@@ -118,6 +118,11 @@ pub enum AttachError {
         "{path}: another daemon on this host runs as node {node} on this volume; stop it first"
     )]
     Locked { path: PathBuf, node: u8 },
+    #[error(
+        "{path}: it is a replica of volume {name:?}, filled from elsewhere, and nobody may write its \
+         records here; use it as a receive volume, and the original as the send volume"
+    )]
+    IsReplica { path: PathBuf, name: String },
     #[error("{path}: cannot read it: {detail}")]
     Io { path: PathBuf, detail: String },
     #[error("{path}: the medium did not answer within {waited_ms} ms")]
@@ -226,6 +231,9 @@ fn look(o: &AttachOptions, opener: &Opener) -> Result<Superblock, AttachError> {
     if g.slot(o.node).is_none() {
         let (name, nodes) = (superblock.name.clone(), g.nodes.clone());
         return Err(AttachError::UnknownNode { path: path(), node: o.node, name, nodes });
+    }
+    if superblock.replica && o.sends {
+        return Err(AttachError::IsReplica { path: path(), name: superblock.name });
     }
     if device.size() < g.bytes() {
         return Err(AttachError::TooSmall { path: path(), need: g.bytes(), have: device.size() });

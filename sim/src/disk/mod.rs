@@ -135,6 +135,7 @@ impl Disk {
             name: "simulated".into(),
             generation: 1,
             created_unix_us: 0,
+            replica: false,
             geometry,
         };
         let bytes = formatted(&superblock);

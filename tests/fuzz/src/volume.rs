@@ -198,7 +198,14 @@ pub(crate) fn sample() -> Superblock {
             data_blocks: 64,
         };
         geometry.blocks = geometry.blocks_needed();
-        Superblock { uuid: UUID, name: "lun7".into(), generation: 3, created_unix_us: 5, geometry }
+        Superblock {
+            uuid: UUID,
+            name: "lun7".into(),
+            generation: 3,
+            created_unix_us: 5,
+            replica: false,
+            geometry,
+        }
     };
     SAMPLE.with_borrow_mut(|sample| sample.get_or_insert_with(make).clone())
 }

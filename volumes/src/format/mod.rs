@@ -13,6 +13,7 @@
 pub(crate) mod bytes;
 pub mod mailbox;
 pub mod record;
+pub mod stamp;
 pub mod superblock;
 pub mod table;
 

@@ -18,6 +18,7 @@ use super::{HEADER_BYTES, RECORD_BYTES_MAX, crc32};
 use crate::buffer::AlignedBuf;
 use crate::event::Ring;
 use bytes::Bytes;
+use std::ops::Range;
 
 pub const MAGIC: &[u8; 4] = b"SPR1";
 const TYPE_DATA: u8 = 1;
@@ -125,11 +126,23 @@ impl Header {
 /// `None`: not (yet) what the header promises.
 #[must_use]
 pub fn open(record: &Bytes, header: &Header) -> Option<Vec<Bytes>> {
+    let room = (header.frames as usize).min(header.body_len as usize / 4);
+    let mut frames = Vec::with_capacity(room);
+    walk(record, header, |frame| frames.push(record.slice(frame)))?;
+    Some(frames)
+}
+
+/// The same check for who wants no frames.
+#[must_use]
+pub fn is_whole(record: &[u8], header: &Header) -> bool {
+    walk(record, header, |_| {}).is_some()
+}
+
+fn walk(record: &[u8], header: &Header, mut each: impl FnMut(Range<usize>)) -> Option<()> {
     let body = record.get(HEADER_BYTES..header.bytes())?;
     if crc32(body) != header.body_crc {
         return None;
     }
-    let mut frames = Vec::with_capacity((header.frames as usize).min(body.len() / 4));
     let mut at = HEADER_BYTES;
     for _ in 0..header.frames {
         let start = at.checked_add(4).filter(|&s| s <= header.bytes())?;
@@ -137,10 +150,10 @@ pub fn open(record: &Bytes, header: &Header) -> Option<Vec<Bytes>> {
         if end > header.bytes() {
             return None;
         }
-        frames.push(record.slice(start..end));
+        each(start..end);
         at = end;
     }
-    (at == header.bytes()).then_some(frames)
+    (at == header.bytes()).then_some(())
 }
 
 /// A record being filled: room for the header, then frames.

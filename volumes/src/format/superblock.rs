@@ -5,7 +5,8 @@
 //!  24 uuid [16]   40 generation u64   48 created, Unix us, u64
 //!  56 block bytes u32   60 nodes u32   64 blocks in all u64
 //!  72 first block of: node table u64, 80 mailboxes u64, 88 express rings u64, 96 data rings u64
-//! 104 blocks per express ring u32   108 blocks per data ring u32   112 lanes u32   116 zero u32
+//! 104 blocks per express ring u32   108 blocks per data ring u32   112 lanes u32
+//! 116 role u32 (0 original, 1 replica)
 //! 120 name length u8   121 zero [7]   128 node ids [64]   192 name [64]   256 zero
 //! 4092 CRC-32 of bytes 0..4092
 //! ```
@@ -24,6 +25,7 @@ pub const MAGIC: &[u8; 8] = b"SIDEPATH";
 pub const VERSION: u32 = 1;
 /// Feature bits this code understands.
 pub const FEATURES: u64 = 0;
+const ROLE_AT: usize = 116;
 /// Longest name in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 /// Smallest rings: an express record must hold a 64 KiB super-packet, and no record is larger
@@ -228,6 +230,9 @@ pub struct Superblock {
     pub generation: u64,
     /// For display only.
     pub created_unix_us: u64,
+    /// It is filled by a replicator from the volume of the same UUID, and no node writes its
+    /// records here. Programs that do not know the mark read a replica as any volume.
+    pub replica: bool,
     pub geometry: Geometry,
 }
 
@@ -261,6 +266,7 @@ impl Superblock {
         put_u32(&mut b, 104, g.express_blocks);
         put_u32(&mut b, 108, g.data_blocks);
         put_u32(&mut b, 112, u32::try_from(g.lanes()).unwrap_or(u32::MAX));
+        put_u32(&mut b, ROLE_AT, u32::from(self.replica));
         let name = &self.name.as_bytes()[..self.name.len().min(NAME_BYTES_MAX)];
         b[120] = u8::try_from(name.len()).unwrap_or(0);
         put(&mut b, 128, &g.nodes[..g.nodes.len().min(NODES_MAX)]);
@@ -319,6 +325,8 @@ impl Superblock {
             name: name.to_owned(),
             generation: u64_at(b, 40),
             created_unix_us: u64_at(b, 48),
+            // A role of a later day is no original either.
+            replica: u32_at(b, ROLE_AT) != 0,
             geometry,
         })
     }
@@ -348,6 +356,7 @@ pub(crate) mod tests {
             name: "lun7".into(),
             generation: 3,
             created_unix_us: 5,
+            replica: false,
             geometry,
         }
     }
@@ -359,6 +368,21 @@ pub(crate) mod tests {
         assert_eq!(&b[..head.len()], head);
         assert_eq!(&b[192..197], b"lun7\0");
         assert_eq!(u32_at(&b, 4092), crc32(&b[..4092]));
+    }
+
+    #[test]
+    fn a_replica_differs_from_its_original_in_one_byte() {
+        let s = sample(&[1, 2]);
+        let replica = Superblock { replica: true, ..s.clone() };
+        let (original, marked) = (s.encode(Copy::First), replica.encode(Copy::First));
+        let differ = (0..4092).filter(|&i| original[i] != marked[i]).collect::<Vec<_>>();
+        assert_eq!((differ, marked[116]), (vec![116], 1));
+        assert_eq!(Superblock::decode(&marked, Copy::First), Ok(replica.clone()));
+        let mut later = marked;
+        put_u32(&mut later, 116, 2);
+        let crc = crc32(&later[..4092]);
+        put_u32(&mut later, 4092, crc);
+        assert_eq!(Superblock::decode(&later, Copy::First), Ok(replica), "a role of a later day");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! places of a ring hold bytes the reader has not read.
 
 pub mod receive;
+mod recognise;
 pub mod ring;
 pub mod send;
 

@@ -19,8 +19,8 @@
 //! the medium is seen to work, so an outage of the medium never skips anything; a table that goes
 //! backwards changes nothing.
 
+use super::recognise::{Expected, Found};
 use crate::buffer::Pool;
-use crate::canary::{Bug, planted};
 use crate::event::{Fact, IoFault, IoFaultKind, Micros, Op, Ring, Step};
 use crate::format::RECORD_BYTES_MAX;
 use crate::format::bytes::len_u32;
@@ -512,61 +512,71 @@ impl Reader {
 
     fn poll_read(&mut self, now: Micros, poll: Poll, bytes: &Bytes) {
         let g = &self.o.superblock.geometry;
-        let (block, ring_blocks) = (g.block(), g.ring_blocks(poll.ring));
+        let block = g.block();
         let idle = len_u32(GUESS_BYTES_IDLE / block).max(1);
-        let lane = &mut self.lanes[poll.slot];
-        let address = Address {
-            uuid: self.o.superblock.uuid,
-            from: lane.node,
-            to: self.o.node,
-            ring: poll.ring,
-        };
-        let tail = &mut lane.tails[poll.ring.index()];
+        let expected = self.expected(&poll);
+        let tail = &mut self.lanes[poll.slot].tails[poll.ring.index()];
         tail.fault = None;
         tail.fault_retry = FAULT_RETRY_MIN;
         let carry = std::mem::take(&mut tail.carry);
-        let start = if carry.is_empty() { bytes } else { &carry };
-        let header = Header::decode(start, &address, poll.at.place);
-        let Some(h) = header.filter(|h| expected(h, &poll)) else {
-            self.counters.stale += u64::from(header.is_some_and(|h| h.epoch < poll.epoch));
-            tail.damaged = None;
-            tail.need = 0;
-            tail.guess = tail.guess.min((tail.guess / 2).max(idle));
-            if tail.behind() {
-                self.trouble(now, poll);
-            } else {
-                tail.trouble = None;
+        let cut = (tail.need as usize * block).saturating_sub(carry.len()).min(bytes.len());
+        let first = match carry.is_empty() {
+            true => bytes.clone(),
+            false => self.pool.join(&carry, &bytes[..cut]),
+        };
+        let h = match expected.recognise(&first) {
+            Found::Other { header } => {
+                self.counters.stale += u64::from(header.is_some_and(|h| h.epoch < poll.epoch));
+                tail.damaged = None;
+                tail.need = 0;
+                tail.guess = tail.guess.min((tail.guess / 2).max(idle));
+                if tail.behind() {
+                    self.trouble(now, poll);
+                } else {
+                    tail.trouble = None;
+                }
+                return;
             }
-            return;
+            Found::Impossible => return self.trouble(now, poll),
+            Found::Part { blocks } => {
+                tail.need = blocks;
+                self.rest = Some((poll.slot, poll.ring));
+                return;
+            }
+            Found::Whole(h) => h,
         };
-        if !h.fits(ring_blocks, block) {
-            return self.trouble(now, poll);
-        }
-        let whole = h.blocks as usize * block;
-        let behind = whole.saturating_sub(carry.len());
-        if h.bytes() > carry.len() + bytes.len() {
-            tail.need = h.blocks;
-            self.rest = Some((poll.slot, poll.ring));
-            return;
-        }
-        let frames = match bytes.get(..behind) {
-            Some(rest) if !carry.is_empty() => opened(&self.pool.join(&carry, rest), &h),
-            _ => opened(bytes, &h),
-        };
-        if frames.is_none() && !carry.is_empty() {
-            // Its beginning may have been read while it was being written: all of it anew.
-            tail.need = h.blocks;
-            self.rest = Some((poll.slot, poll.ring));
-            return;
-        }
-        let Some(frames) = frames else {
+        let Some(frames) = opened(&first, &h) else {
+            if !carry.is_empty() {
+                // Its beginning may have been read while it was being written: all of it anew.
+                tail.need = h.blocks;
+                self.rest = Some((poll.slot, poll.ring));
+                return;
+            }
             self.counters.torn += 1;
             tail.damaged = Some(h.blocks);
             return self.trouble(now, poll);
         };
-        self.deliver(now, &poll, &h, frames);
+        let offset = if carry.is_empty() { h.blocks as usize * block } else { cut };
+        self.deliver(now, &expected, &poll, &h, frames);
         if h.kind == Kind::Data {
-            self.deliver_more(now, poll, &h, bytes, behind, &address);
+            self.deliver_more(now, poll, h.blocks, bytes, offset);
+        }
+    }
+
+    /// What a poll looks for.
+    fn expected(&self, poll: &Poll) -> Expected {
+        let g = &self.o.superblock.geometry;
+        Expected {
+            address: Address {
+                uuid: self.o.superblock.uuid,
+                from: self.lanes[poll.slot].node,
+                to: self.o.node,
+                ring: poll.ring,
+            },
+            epoch: poll.epoch,
+            at: poll.at,
+            ring_blocks: g.ring_blocks(poll.ring),
+            block: g.block(),
         }
     }
 
@@ -576,19 +586,19 @@ impl Reader {
         &mut self,
         now: Micros,
         first: Poll,
-        h: &Header,
+        blocks: u32,
         bytes: &Bytes,
         mut offset: usize,
-        address: &Address,
     ) {
-        let g = &self.o.superblock.geometry;
-        let (block, ring_blocks) = (g.block(), g.ring_blocks(first.ring));
+        let block = self.o.superblock.geometry.block();
         let max = len_u32(RECORD_BYTES_MAX / block);
         let idle = len_u32(GUESS_BYTES_IDLE / block).max(1);
-        let mut guess = h.blocks;
+        let mut guess = blocks;
         loop {
-            let tail = &mut self.lanes[first.slot].tails[first.ring.index()];
+            let tail = &self.lanes[first.slot].tails[first.ring.index()];
             let poll = Poll { at: tail.next, ..first };
+            let expected = self.expected(&poll);
+            let tail = &mut self.lanes[first.slot].tails[first.ring.index()];
             // What lies behind the end of the ring was not read.
             let Some(rest) = (poll.at.place != 0).then(|| bytes.get(offset..)).flatten() else {
                 break;
@@ -598,37 +608,43 @@ impl Reader {
                 guess = guess.max(tail.guess) * 2;
                 break;
             }
-            let header = Header::decode(rest, address, poll.at.place);
-            let Some(h) = header.filter(|h| expected(h, &poll) && h.fits(ring_blocks, block))
-            else {
-                // Records of a busy writer differ a little in length, and to read some more costs
-                // less than to read twice.
-                guess = if guess > idle { guess.next_multiple_of(2 * idle) } else { guess };
-                break;
-            };
-            if h.bytes() > rest.len() {
-                tail.need = h.blocks;
-                if rest.len() >= CARRY_BYTES_MIN {
-                    tail.carry = bytes.slice(offset..);
+            let h = match expected.recognise(rest) {
+                Found::Whole(h) => h,
+                Found::Part { blocks } => {
+                    tail.need = blocks;
+                    if rest.len() >= CARRY_BYTES_MIN {
+                        tail.carry = bytes.slice(offset..);
+                    }
+                    guess = guess.max(tail.guess);
+                    break;
                 }
-                guess = guess.max(tail.guess);
-                break;
-            }
+                Found::Other { .. } | Found::Impossible => {
+                    // Records of a busy writer differ a little in length, and to read some more
+                    // costs less than to read twice.
+                    guess = if guess > idle { guess.next_multiple_of(2 * idle) } else { guess };
+                    break;
+                }
+            };
             // Not whole yet, or damaged: the poll that looks for it alone will tell.
             let Some(frames) = opened(&bytes.slice(offset..), &h) else { break };
-            self.deliver(now, &poll, &h, frames);
+            self.deliver(now, &expected, &poll, &h, frames);
             offset += h.blocks as usize * block;
             guess += if h.kind == Kind::Data { h.blocks } else { 0 };
         }
         self.lanes[first.slot].tails[first.ring.index()].guess = guess.min(max);
     }
 
-    fn deliver(&mut self, now: Micros, poll: &Poll, h: &Header, frames: Vec<Bytes>) {
-        let ring_blocks = self.o.superblock.geometry.ring_blocks(poll.ring);
+    fn deliver(
+        &mut self,
+        now: Micros,
+        expected: &Expected,
+        poll: &Poll,
+        h: &Header,
+        frames: Vec<Bytes>,
+    ) {
         let lane = &mut self.lanes[poll.slot];
         let tail = &mut lane.tails[poll.ring.index()];
-        let place = (poll.at.place + h.blocks) % ring_blocks;
-        tail.go_to(Head { number: poll.at.number + 1, place });
+        tail.go_to(expected.behind(h));
         tail.delivered_at = now.max(1);
         self.traffic_at = now.max(1);
         self.nap = NAP;
@@ -694,11 +710,6 @@ impl Reader {
         self.facts.push_back(Fact::Missing { from, ring, first, last });
         self.facts.push_back(Fact::Cursor { from, ring, number: last });
     }
-}
-
-fn expected(h: &Header, poll: &Poll) -> bool {
-    (h.epoch == poll.epoch || planted(Bug::AnyEpoch))
-        && (h.number == poll.at.number || planted(Bug::AnyNumber))
 }
 
 /// The frames of a record that starts `bytes`; `None` when its body is not (yet) what its header
