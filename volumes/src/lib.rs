@@ -8,11 +8,13 @@
 //!                      +----------- keeper::Keeper ------+
 //! ```
 //!
-//! Three pure machines (`Writer`, `Reader`, `Keeper`) say what to read or write next; each has at
-//! most one operation in flight and takes the time as an argument. The threads of [`runtime`] are
-//! thin wrappers around them, and a simulator can drive the very same machines over simulated
-//! disks. This crate knows nothing of health, packets, sessions or cryptography: it reports facts
-//! ([`event::Fact`]) and draws no verdicts.
+//! A [`log::replicate::Replicator`] carries all of that from one volume to its replica.
+//!
+//! Pure machines (`Writer`, `Reader`, `Keeper`, `Replicator`) say what to read or write next; each
+//! has at most one operation in flight per medium and takes the time as an argument. The threads
+//! of [`runtime`] are thin wrappers around them, and a simulator can drive the
+//! very same machines over simulated disks. This crate knows nothing of health, packets, sessions
+//! or cryptography: it reports facts ([`event::Fact`]) and draws no verdicts.
 //!
 //! The bytes are described by `docs/volume-format.md`, which is normative.
 #![deny(unsafe_code)]
@@ -47,6 +49,7 @@ pub use init::{InitError, InitOptions, init, init_medium};
 pub use inspect::{Inspection, inspect, inspect_medium};
 pub use keeper::Keeper;
 pub use log::receive::{Mode, Reader};
+pub use log::replicate::{Lag, Notice, Pace, Refusal, Side};
 pub use log::send::{Refused, Writer};
 pub use runtime::{AttachError, AttachOptions, Handle, attach};
 pub use status::VolumeStatus;

@@ -5,6 +5,7 @@
 
 pub mod receive;
 mod recognise;
+pub mod replicate;
 pub mod ring;
 pub mod send;
 

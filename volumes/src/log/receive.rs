@@ -33,10 +33,10 @@ use std::collections::VecDeque;
 
 /// How long the expected record may stay unreadable.
 pub const DEADLINE: Micros = 50_000;
-const SPIN: Micros = 1_000;
-const NAP: Micros = 50;
-const NAP_LONG_AFTER: Micros = 20_000;
-const NAP_MAX: Micros = 2_000;
+pub(super) const SPIN: Micros = 1_000;
+pub(super) const NAP: Micros = 50;
+pub(super) const NAP_LONG_AFTER: Micros = 20_000;
+pub(super) const NAP_MAX: Micros = 2_000;
 /// While bulk flows, silent rings are looked at this often: a read of a block waits behind those of
 /// a mebibyte, and took an eighth of the reader's time when it came with each of them.
 const SILENT_LOOK: Micros = 2_000;

@@ -3,6 +3,7 @@
 
 pub mod loops;
 pub mod mutate;
+pub mod pair;
 pub mod servers;
 pub mod world;
 

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use volumes::buffer::Pool;
 use volumes::fence::Permit;
+use volumes::format::table::Head;
 use volumes::keeper::KeeperOptions;
 use volumes::log::receive::ReaderOptions;
 use volumes::log::send::WriterOptions;
@@ -91,6 +92,10 @@ pub struct Seat<M> {
 impl<M: Machine> Seat<M> {
     fn new(machine: M) -> Self {
         Self { machine, flight: None, wake: 0, stopped: None }
+    }
+
+    pub fn wake_at(&mut self, now: Micros) {
+        self.wake = self.wake.min(now);
     }
 
     fn due(&self) -> Micros {
@@ -236,6 +241,13 @@ pub struct Judge {
 
 impl Judge {
     /// The newest frame read on that ring.
+    /// The writer is about to drop what it sealed for our last life.
+    pub fn excuse(&mut self, from: u8) {
+        for ring in Ring::BOTH {
+            *self.resets.entry((from, ring)).or_default() += 1;
+        }
+    }
+
     pub fn last(&self, from: u8, ring: Ring) -> Option<(u32, u64)> {
         self.last.get(&(from, ring)).copied()
     }
@@ -298,6 +310,8 @@ pub struct Node {
     resets: Vec<u8>,
     facts: Vec<Fact>,
     pub asleep: bool,
+    /// It sends on another volume, and its entry says so.
+    pub reads_only: bool,
 }
 
 impl Node {
@@ -338,6 +352,7 @@ impl Node {
         }
         self.facts = facts;
         for (to, heads, letters) in self.writer.machine.heads() {
+            let heads = if self.reads_only { [Head::NONE; 2] } else { heads };
             self.keeper.machine.set_heads(to, heads, letters);
         }
         for (from, epoch, cursors) in self.reader.machine.cursors() {
@@ -401,6 +416,7 @@ impl<D: Medium> World<D> {
             resets: Vec::new(),
             facts: Vec::new(),
             asleep: false,
+            reads_only: false,
         });
     }
 
@@ -411,6 +427,10 @@ impl<D: Medium> World<D> {
 
     pub fn node(&mut self, id: u8) -> &mut Node {
         self.nodes.iter_mut().find(|n| n.id == id).unwrap()
+    }
+
+    pub fn node_stopped(&self, id: u8) -> bool {
+        self.nodes.iter().any(|n| n.id == id && n.keeper.stopped.is_some())
     }
 
     pub fn standby(&mut self, id: u8, interval: Micros) {
@@ -439,10 +459,18 @@ impl<D: Medium> World<D> {
         writer.machine.mailbox(to, text)
     }
 
-    pub fn tick(&mut self) {
+    /// When somebody has something to do, within 10 ms.
+    pub fn due(&self) -> Micros {
         let due = self.nodes.iter().filter(|n| !n.asleep).map(Node::due).min();
-        let due = due.unwrap_or(Micros::MAX).min(self.now + 10_000);
-        self.now = self.now.max(due);
+        due.unwrap_or(Micros::MAX).min(self.now + 10_000)
+    }
+
+    pub fn tick(&mut self) {
+        self.tick_at(self.due());
+    }
+
+    pub fn tick_at(&mut self, now: Micros) {
+        self.now = self.now.max(now);
         for node in self.nodes.iter_mut().filter(|n| !n.asleep) {
             let mut bench = Bench {
                 disk: &*self.disk,
