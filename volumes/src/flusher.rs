@@ -110,14 +110,14 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    fn begin(&self, now: Micros, op: u8) {
+    pub(crate) fn begin(&self, now: Micros, op: u8) {
         self.op.store(op, Ordering::Relaxed);
         // SYNC: pairs with the load in `stuck`.
         self.since.store(now.max(1), Ordering::Release);
     }
 
     /// Whether the operation had been reported as stuck.
-    fn end(&self) -> bool {
+    pub(crate) fn end(&self) -> bool {
         self.since.store(0, Ordering::Release);
         self.reported.swap(false, Ordering::AcqRel)
     }
@@ -198,6 +198,15 @@ impl Medium {
     }
 }
 
+/// Its place in [`OPS`].
+pub(crate) fn code(op: &Op) -> u8 {
+    match op {
+        Op::Read { .. } => 0,
+        Op::Write { .. } => 1,
+        Op::Flush => 2,
+    }
+}
+
 /// One operation on a device.
 pub(crate) fn execute(device: &dyn BlockDevice, pool: &Pool, op: Op) -> Result<Bytes, IoFault> {
     match op {
@@ -256,11 +265,7 @@ pub(crate) fn drive<M: Machine>(
                 let seated = seat.seated.load(Ordering::Relaxed);
                 drop(guard);
                 shared.report(&mut facts);
-                let code = match op {
-                    Op::Read { .. } => 0,
-                    Op::Write { .. } => 1,
-                    Op::Flush => 2,
-                };
+                let code = code(&op);
                 pulse.begin((shared.clock)(), code);
                 let result = medium.run(shared, op);
                 let was_stuck = pulse.end();

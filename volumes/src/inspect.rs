@@ -42,6 +42,8 @@ pub struct Inspection {
     pub uuid: Uuid,
     pub version: u32,
     pub generation: u64,
+    /// It is filled by a replicator.
+    pub replica: bool,
     pub created_unix_us: u64,
     pub block_bytes: u32,
     pub size_bytes: u64,
@@ -135,6 +137,7 @@ fn report(device: &dyn BlockDevice, path: &Path, s: Superblock) -> Result<Inspec
         uuid: s.uuid,
         version: VERSION,
         generation: s.generation,
+        replica: s.replica,
         created_unix_us: s.created_unix_us,
         block_bytes: g.block_bytes,
         size_bytes: g.bytes(),

@@ -12,7 +12,7 @@
 //!
 //! Pure machines (`Writer`, `Reader`, `Keeper`, `Replicator`) say what to read or write next; each
 //! has at most one operation in flight per medium and takes the time as an argument. The threads
-//! of [`runtime`] are thin wrappers around them, and a simulator can drive the
+//! of [`runtime`] and [`replicator`] are thin wrappers around them, and a simulator can drive the
 //! very same machines over simulated disks. This crate knows nothing of health, packets, sessions
 //! or cryptography: it reports facts ([`event::Fact`]) and draws no verdicts.
 //!
@@ -36,6 +36,8 @@ pub mod media;
 pub mod outbox;
 pub mod probe;
 mod reader;
+pub mod replica;
+pub mod replicator;
 pub mod runtime;
 pub mod status;
 pub mod verify;
@@ -51,6 +53,8 @@ pub use keeper::Keeper;
 pub use log::receive::{Mode, Reader};
 pub use log::replicate::{Lag, Notice, Pace, Refusal, Side};
 pub use log::send::{Refused, Writer};
+pub use replica::{Consent, CopyError};
+pub use replicator::{CopyOptions, CopyState, CopyStatus, replicate};
 pub use runtime::{AttachError, AttachOptions, Handle, attach};
 pub use status::VolumeStatus;
 pub use verify::{Verification, verify, verify_medium};
