@@ -12,6 +12,7 @@
 
 mod client;
 mod config;
+mod copy;
 mod demo;
 mod drill;
 mod forward;

@@ -9,7 +9,7 @@ use volumes::{
     AttachError, BenchOptions, BenchReport, InitOptions, Inspection, Verification, media::Location,
 };
 
-use super::{Failure, Out, Outcome, out::Tone};
+use super::{Failure, Out, Outcome, copy, out::Tone};
 use crate::config::quantity::{parse_duration, parse_size, show_duration, show_size};
 
 /// Format and look at volumes.
@@ -21,6 +21,8 @@ pub(super) enum Verb {
     Inspect(Look),
     /// Check every record; also while it is in use
     Verify(Look),
+    /// Carry a volume's records to its replica: once, at an interval, or as they come
+    Copy(copy::Args),
     /// Latency and throughput from record write to read, beside the raw medium
     Bench(Bench),
 }
@@ -90,6 +92,7 @@ pub(super) fn run(verb: &Verb, out: &mut Out) -> Outcome {
         Verb::Init(args) => init(args, out),
         Verb::Inspect(args) => inspect(args, out),
         Verb::Verify(args) => verify(args, out),
+        Verb::Copy(args) => copy::run(args, out),
         Verb::Bench(args) => bench(args, out),
     }
 }
@@ -163,6 +166,9 @@ fn show_inspection(found: &Inspection, out: &mut Out) -> Outcome {
     } else {
         String::new()
     };
+    if found.replica {
+        out.line("a replica: filled by `sidepath volume copy`, to be read only")?;
+    }
     out.line(format!(
         "{}  {}{unused}, blocks of {}, lanes of {} + {} express",
         found.path,
@@ -288,7 +294,7 @@ fn attach_failure(error: &AttachError) -> Failure {
 }
 
 /// The crate's words are "where: what; what to do".
-fn failure(words: &str, input: bool) -> Failure {
+pub(super) fn failure(words: &str, input: bool) -> Failure {
     let (what, hint) = match words.rsplit_once("; ") {
         Some((what, hint)) => (what, Some(hint)),
         None => (words, None),
