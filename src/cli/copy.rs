@@ -26,6 +26,8 @@ use crate::config::quantity::{parse_duration, parse_size, show_duration, show_si
 
 /// How long threads get to end; one that is stuck in the kernel is left behind.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
+/// A single round does not wait longer for a medium that fails or hangs; other copies do.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Copy a volume's records to its replica, once, at an interval, or as they come.
 #[derive(Debug, clap::Args)]
@@ -111,6 +113,7 @@ fn watch(
 ) -> Result<End, Failure> {
     let mut shown = Instant::now();
     let mut told = shown;
+    let mut worked = shown;
     loop {
         if let Some(end) = copy.wait(Duration::from_millis(20)) {
             return Ok(Some(end));
@@ -120,7 +123,15 @@ fn watch(
         }
         if shown.elapsed() >= Duration::from_millis(100) {
             shown = Instant::now();
-            out.progress(&line(&copy.status()));
+            let status = copy.status();
+            out.progress(&line(&status));
+            if !matches!(status.state, CopyState::Failed | CopyState::Stalled) {
+                worked = shown;
+            } else if pace == Pace::Once && worked.elapsed() >= PATIENCE {
+                let reason = status.reason.unwrap_or_default();
+                let failure = Failure::failed(format!("{reason}, for {}", show_duration(PATIENCE)));
+                return Err(failure.hint("start it again: it goes on from what has arrived"));
+            }
         }
         if args.json && pace != Pace::Once && told.elapsed() >= Duration::from_secs(1) {
             told = Instant::now();
