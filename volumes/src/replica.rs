@@ -204,7 +204,7 @@ fn make(
 ) -> Result<(), CopyError> {
     let words =
         InitOptions { force: consent.force, name: consent.name.clone(), ..InitOptions::default() };
-    let old = init::check_content(path, device, &words, locked)?;
+    let old = init::check_content(&init::Names::of(path), device, &words, locked)?;
     if locked {
         return Err(InitError::Attached { path: path.to_owned() }.into());
     }

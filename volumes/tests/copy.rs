@@ -290,8 +290,10 @@ fn media() -> ([Arc<FaultDevice<MemoryDevice>>; 2], [Opener; 2]) {
 fn a_side_that_fails_or_hangs_is_told_and_comes_back() {
     let (media, openers) = media();
     let writer_opener = openers[0].clone();
-    let o =
-        AttachOptions { beat_interval: Duration::from_millis(20), ..AttachOptions::new("send", 1) };
+    let o = AttachOptions {
+        beat_interval: Duration::from_millis(20),
+        ..AttachOptions::new(std::path::Path::new("send"), 1)
+    };
     let inner: Opener = {
         // The writer's own way is never cut.
         let device = media[0].inner().clone();
