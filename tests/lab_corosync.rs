@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lab::clusters::{Cluster, Load, NOTICED, NOTICED_WITHIN, TOOLS, WARNED};
-use lab::{Lab, Needs, Plan, Story};
+use lab::{Lab, Medium, Needs, Plan, Story};
 
 fn main() -> ExitCode {
     let story = |name, tell| Story {
@@ -21,7 +21,20 @@ fn main() -> ExitCode {
     };
     lab::main(&[
         story("without_sidepath_it_splits", without_sidepath_it_splits),
-        story("all_networks_dark", all_networks_dark),
+        story("all_networks_dark", || all_networks_dark(Plan::default().medium)),
+        Story {
+            tools: &[
+                "corosync",
+                "corosync-quorumtool",
+                "corosync-cfgtool",
+                "cc",
+                "unshare",
+                "nbdkit",
+            ],
+            ..story("all_networks_dark_nbd", || {
+                all_networks_dark(Medium::Nbd { write_delay_ms: 5 })
+            })
+        },
         story("one_cable_pulled", one_cable_pulled),
     ])
 }
@@ -56,8 +69,8 @@ fn without_sidepath_it_splits() {
     assert!(!cluster.complaints(NOTICED).is_empty(), "the log tells of it");
 }
 
-fn all_networks_dark() {
-    let lab = Lab::running(Plan { nodes: 3, ..Plan::default() });
+fn all_networks_dark(medium: Medium) {
+    let lab = Lab::running(Plan { nodes: 3, medium, ..Plan::default() });
     let mut cluster = Cluster::start(&lab);
     let load = Load::start(&lab, &cluster);
     let (ring, _) = cluster.await_ring(ALL, Duration::from_secs(10));

@@ -74,6 +74,24 @@ fn failback_is_slow_to_begin_and_silent() {
 }
 
 #[test]
+fn a_medium_slower_than_the_traffic_is_left_all_the_same() {
+    let mut pair = Pair::settled();
+    // A write of 5 ms and a packet each millisecond: something always waits to be written.
+    pair.storage_delay_us = 8_000;
+    pair.storage_drains = false;
+    pair.network = [false; 2];
+    pair.stream(1, 500);
+    assert_eq!(routes(&pair), [Route::Storage; 2]);
+    pair.network = [true; 2];
+    pair.stream(501, 2500);
+    pair.run(20);
+    assert_eq!(routes(&pair), [Route::Network; 2]);
+    for side in 0..2 {
+        assert_eq!(pair.arrived(side).0, all(1, 3000));
+    }
+}
+
+#[test]
 fn one_direction_alone_moves() {
     let mut pair = Pair::settled();
     pair.stream(1, 100);

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::export::Export;
 use super::fuse::Array;
 use super::node;
 use super::process::{run, sh};
@@ -26,6 +27,10 @@ pub(crate) enum Medium {
     FileOnArray,
     /// A file per host on an array in our memory, with the faults of [`fuse`](super::fuse).
     Fuse,
+    /// An export of an NBD server, each write of which takes so many milliseconds.
+    Nbd {
+        write_delay_ms: u32,
+    },
 }
 
 pub(crate) struct Disk {
@@ -35,6 +40,7 @@ pub(crate) struct Disk {
     lower: Option<PathBuf>,
     mount: PathBuf,
     array: Option<Array>,
+    export: Option<Export>,
 }
 
 const SIZE_MIB: u32 = 192;
@@ -45,13 +51,17 @@ impl Disk {
     pub(crate) fn new(medium: Medium, dir: &Path, hosts: usize) -> Self {
         let mount = dir.join("array");
         let file = dir.join("volume.img");
-        let mut array = None;
+        let (mut array, mut export) = (None, None);
         let (path, lower) = match medium {
             Medium::Fuse => {
                 let array = array.insert(Array::mount(&mount, hosts, FUSE_BYTES));
                 (array.path(1), None)
             }
             Medium::File => (file, None),
+            Medium::Nbd { write_delay_ms } => {
+                let export = export.insert(Export::start(dir, SIZE_MIB, write_delay_ms));
+                (export.url(), None)
+            }
             Medium::Block => {
                 fill(&file, SIZE_MIB);
                 (attach(&file), None)
@@ -75,7 +85,7 @@ impl Disk {
                 (path, Some(lower))
             }
         };
-        Self { path, medium, lower, mount, array }
+        Self { path, medium, lower, mount, array, export }
     }
 
     /// Where a node finds the volume.
@@ -85,6 +95,10 @@ impl Disk {
 
     pub(crate) fn array(&self) -> &Array {
         self.array.as_ref().expect("a medium of FUSE")
+    }
+
+    pub(crate) fn export(&self) -> &Export {
+        self.export.as_ref().expect("an NBD export")
     }
 
     /// Nothing waits in the kernel any more.

@@ -19,6 +19,7 @@ pub(crate) mod bench;
 pub(crate) mod books;
 pub(crate) mod clusters;
 pub(crate) mod disk;
+pub(crate) mod export;
 pub(crate) mod faults;
 pub(crate) mod flow;
 pub(crate) mod fuse;

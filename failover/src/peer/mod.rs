@@ -325,7 +325,7 @@ impl Peer {
         }
         // A chain of at most a few moves: each is a step of its own, with its own reason.
         for _ in 0..4 {
-            let evidence = self.evidence();
+            let evidence = self.evidence(now);
             let Some(moved) = self.path.choose(now, &evidence) else { break };
             self.moved(now, &moved, world);
         }
@@ -344,7 +344,7 @@ impl Peer {
         self.recovery.proven_since().filter(|_| !slow)
     }
 
-    fn evidence(&self) -> Evidence {
+    fn evidence(&self, now: Time) -> Evidence {
         let keyed = self.keyring.current().is_some();
         let Seen { network_out: network, storage_out: storage, .. } = self.seen;
         let unkeyed = (Verdict::Down, Reason::NeverHeard);
@@ -355,9 +355,10 @@ impl Peer {
             storage: storage.0,
             storage_reason: storage.1,
             proven_since: self.proven_since(),
-            // Looked at only where it matters: it walks through everything kept.
-            drained: matches!(self.path.state(), State::Returning { .. })
-                && self.outbox_empty
+            // Looked at only where it matters: it walks through everything kept. Copies of what the
+            // network carries too may wait for ever in front of a medium slower than the traffic.
+            drained: matches!(self.path.state(), State::Returning { since }
+                if self.outbox_empty || now.since(since) >= DRAIN_PATIENCE)
                 && self.express.tx.independent_of_storage()
                 && self.datagram.tx.independent_of_storage(),
         }

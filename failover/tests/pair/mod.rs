@@ -71,6 +71,10 @@ pub(crate) struct Pair {
     /// Network from side 0 to 1, from 1 to 0.
     pub(crate) network: [bool; 2],
     pub(crate) storage: bool,
+    /// From a write to its reader, microseconds.
+    pub(crate) storage_delay_us: u64,
+    /// The outbox is sometimes empty: the medium is as quick as the traffic.
+    pub(crate) storage_drains: bool,
     /// Datagrams longer than this are lost.
     pub(crate) network_mtu: usize,
     /// Every n-th datagram from side 0 is lost; 0: none.
@@ -173,6 +177,8 @@ impl Pair {
             counter: 0,
             network: [true; 2],
             storage: true,
+            storage_delay_us: 500,
+            storage_drains: true,
             network_mtu: usize::MAX,
             lose_every: 0,
             datagrams: 0,
@@ -348,9 +354,11 @@ impl Pair {
             }
             Output::Store { frame, to, .. } => {
                 if self.storage {
-                    self.post(500, 1 - side, Mail::Stored(frame));
-                    let us = &mut self.sides[side];
-                    us.input(now, Input::Volume(VOLUME, VolumeFact::Drained { to }));
+                    self.post(self.storage_delay_us, 1 - side, Mail::Stored(frame));
+                    if self.storage_drains {
+                        let us = &mut self.sides[side];
+                        us.input(now, Input::Volume(VOLUME, VolumeFact::Drained { to }));
+                    }
                 }
             }
             Output::Mailbox { message, .. } => {

@@ -1,0 +1,244 @@
+//! Volumes that are not a shared LUN: an NBD server that is slow, fails, hangs and dies, and two
+//! volumes in two places with a replicator between them. The same stream as on a LUN, the same
+//! promise: nothing lost, nothing twice, nothing out of order; and while the network is whole,
+//! nothing of the storage's troubles is felt.
+
+mod lab;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use lab::export::Export;
+use lab::{Lab, Medium, Meter, Needs, Plan, Story, Summary};
+
+fn main() -> ExitCode {
+    let story = |name, tools, tell| Story {
+        name,
+        needs: Needs::Anyone,
+        tools,
+        guard: Duration::from_secs(180),
+        tell,
+    };
+    lab::main(&[
+        story("nbd_with_slow_writes", &["nbdkit"], nbd_with_slow_writes),
+        story("nbd_with_errors", &["nbdkit"], nbd_with_errors),
+        story("nbd_server_dies", &["nbdkit"], || trouble(Export::kill, Export::restart)),
+        story("nbd_server_hangs", &["nbdkit"], || trouble(Export::hang, Export::go_on)),
+        story("two_volumes_and_a_replicator", &[], two_volumes_and_a_replicator),
+    ])
+}
+
+const SLOW: Medium = Medium::Nbd { write_delay_ms: 5 };
+/// The design's bound for naming the cause, and the time to read the status.
+const CAUSE: Duration = Duration::from_millis(2000 + 100);
+
+fn count() -> usize {
+    if lab::long() { 20 } else { 3 }
+}
+
+/// Cuts the network again and again under a stream each way, and prints what was noticed.
+fn cuts(lab: &Lab, meter: &mut Meter) -> Vec<(u64, u64)> {
+    let mut windows = Vec::new();
+    for number in 1..=count() {
+        let down = meter.mark(&format!("cut {number}"));
+        lab.black_hole();
+        lab.await_route("storage", Duration::from_secs(10));
+        sleep(Duration::from_secs(1));
+        lab.black_hole_heal();
+        lab.await_network(Duration::from_secs(90));
+        sleep(Duration::from_millis(700));
+        windows.push((down, meter.mark(&format!("healed {number}"))));
+        sleep(Duration::from_millis(1500));
+    }
+    windows
+}
+
+fn finish(lab: &Lab, mut meter: Meter, windows: &[(u64, u64)]) {
+    lab.await_network(Duration::from_secs(10));
+    let streams = meter.finish(Duration::from_millis(500));
+    lab.await_settled(Duration::from_secs(10));
+    for stream in &streams {
+        let (mut silence, mut oldest) = (Summary::default(), Summary::default());
+        for &(from, to) in windows {
+            silence.add(stream.silence_ms(from, to));
+            oldest.add(stream.oldest_ms(from, to));
+        }
+        println!("  {}: silence {silence}; oldest {oldest}", stream.name);
+    }
+    for stream in &streams {
+        stream.assert_perfect();
+    }
+}
+
+fn say_latency(lab: &Lab) {
+    for node in &lab.nodes {
+        println!("  {}: {}", node.name, node.status().brief());
+    }
+}
+
+fn nbd_with_slow_writes() {
+    let lab = Lab::running(Plan { medium: SLOW, ..Plan::default() });
+    let mut meter = Meter::start(&lab, 1, 2, 1000);
+    sleep(Duration::from_secs(1));
+    say_latency(&lab);
+    let windows = cuts(&lab, &mut meter);
+    finish(&lab, meter, &windows);
+}
+
+/// One write in ten and one read in fifty fails, all the time.
+fn nbd_with_errors() {
+    let lab = Lab::running(Plan { medium: Medium::Nbd { write_delay_ms: 1 }, ..Plan::default() });
+    let mut meter = Meter::start(&lab, 1, 2, 1000);
+    sleep(Duration::from_millis(500));
+    let mut windows = Vec::new();
+    for number in 1..=count() {
+        let down = meter.mark(&format!("cut {number}"));
+        lab.black_hole();
+        lab.await_route("storage", Duration::from_secs(10));
+        lab.disk().export().err();
+        sleep(Duration::from_secs(2));
+        lab.disk().export().err_no_more();
+        lab.black_hole_heal();
+        lab.await_network(Duration::from_secs(90));
+        windows.push((down, meter.mark(&format!("healed {number}"))));
+        sleep(Duration::from_millis(1500));
+    }
+    finish(&lab, meter, &windows);
+}
+
+/// The network is whole, the server is not.
+fn trouble(break_it: fn(&Export), heal_it: fn(&Export)) {
+    let lab = Lab::running(Plan { medium: SLOW, ..Plan::default() });
+    let mut meter = Meter::start(&lab, 1, 2, 1000);
+    sleep(Duration::from_millis(500));
+    let broken = meter.mark("the fault");
+    break_it(lab.disk().export());
+    for node in &lab.nodes {
+        let (status, _) = node.await_status("the cause of the fault", CAUSE, |status| {
+            !status.storage_complaints().is_empty()
+        });
+        println!("  {} says: {}", node.name, status.storage_complaints().join("; "));
+    }
+    sleep(Duration::from_secs(4));
+    for (node, peer) in [(1, 2), (2, 1)] {
+        let status = lab.node(node).status();
+        assert_eq!(status.network(peer), "up", "{}", status.brief());
+        assert_ne!(status.storage(peer), "up", "{}", status.brief());
+        assert_eq!(status.route(peer), "network", "{}", status.brief());
+    }
+    let healed = meter.mark("the repair");
+    heal_it(lab.disk().export());
+    let back = lab.await_network(Duration::from_secs(20));
+    println!("  storage up again {:.1} s after the repair", back.as_secs_f64());
+    let settled = meter.mark("a cut to prove it");
+    lab.black_hole();
+    lab.await_route("storage", Duration::from_secs(10));
+    sleep(Duration::from_millis(500));
+    lab.black_hole_heal();
+    lab.await_network(Duration::from_secs(90));
+    let proven = meter.mark("proven");
+    sleep(Duration::from_millis(500));
+    let streams = meter.finish(Duration::from_millis(500));
+    for stream in &streams {
+        let [fault, cut] = [(broken, settled - 1), (settled, proven)]
+            .map(|(from, to)| stream.silence_ms(from, to));
+        println!("  {}: silence at the fault {fault:.1} ms, at the cut {cut:.1} ms", stream.name);
+        stream.assert_perfect();
+        // Ten times what an unhurt stream shows on a busy machine.
+        let silence = stream.silence_ms(broken, healed);
+        assert!(silence < 250.0, "{}: traffic was silent for {silence:.0} ms", stream.name);
+    }
+    lab.await_settled(Duration::from_secs(10));
+}
+
+/// Each node sends on a volume at its own site, which is copied to the other one.
+fn two_volumes_and_a_replicator() {
+    let lab = Lab::new(Plan { medium: Medium::File, ..Plan::default() });
+    let site = |name: &str, file: &str| {
+        let folder = lab.dir.join(name);
+        fs::create_dir_all(&folder).expect("a folder of our own");
+        folder.join(file)
+    };
+    let sends = [site("here", "alpha.send"), site("there", "beta.send")];
+    let replicas = [site("there", "alpha.replica"), site("here", "beta.replica")];
+    let mut copies = Vec::new();
+    for (send, replica) in sends.iter().zip(&replicas) {
+        lab::sh(&format!(
+            "{} volume init {} --name {} --nodes 1,2 --size 64MiB --lane-size 8MiB",
+            lab::node::binary().display(),
+            send.display(),
+            send.file_stem().unwrap_or_default().to_string_lossy(),
+        ));
+        copies.push(Copy::start(send, replica));
+    }
+    for (node, (send, replica)) in
+        lab.nodes.iter().zip([(&sends[0], &replicas[1]), (&sends[1], &replicas[0])])
+    {
+        let peer = if node.id == 1 { "beta" } else { "alpha" };
+        let text = fs::read_to_string(&node.config).expect("a configuration");
+        let shared = format!("volume = \"{}\"", lab.disk().path.display());
+        let separate = format!(
+            "send = \"{}\"\nreceive = {{ {peer} = \"{}\" }}",
+            send.display(),
+            replica.display()
+        );
+        assert!(text.contains(&shared));
+        fs::write(&node.config, text.replace(&shared, &separate)).expect("a configuration");
+        node.start();
+    }
+    lab.await_network(Duration::from_secs(30));
+    let mut meter = Meter::start(&lab, 1, 2, 1000);
+    sleep(Duration::from_secs(1));
+    say_latency(&lab);
+    let mut windows = cuts(&lab, &mut meter);
+    // A replicator that dies under traffic is started again and goes on.
+    let down = meter.mark("a cut, and both copies die");
+    lab.black_hole();
+    lab.await_route("storage", Duration::from_secs(10));
+    for (copy, (send, replica)) in copies.iter_mut().zip(sends.iter().zip(&replicas)) {
+        copy.kill();
+        *copy = Copy::start(send, replica);
+    }
+    sleep(Duration::from_secs(1));
+    lab.black_hole_heal();
+    lab.await_network(Duration::from_secs(90));
+    windows.push((down, meter.mark("healed")));
+    finish(&lab, meter, &windows);
+}
+
+/// `sidepath volume copy --follow`, killed at the end.
+struct Copy(Child);
+
+impl Copy {
+    fn start(from: &Path, to: &PathBuf) -> Self {
+        let child = Command::new(lab::node::binary())
+            .args(["volume", "copy", "--follow"])
+            .args([from, to])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
+        let copy = Self(child.expect("the program under test"));
+        lab::wait_for("the replica", Duration::from_secs(30), || {
+            lab::run(
+                Command::new(lab::node::binary()).args(["volume", "inspect"]).arg(to),
+                Duration::from_secs(10),
+            )
+            .and_then(|done| if done.ok() { Ok(()) } else { Err(done.stderr) })
+        });
+        copy
+    }
+
+    fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
