@@ -8,7 +8,6 @@
 //! an interrupted round is one, because not everything may be there.
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,8 +16,8 @@ use std::{
 };
 
 use volumes::{
-    Consent, CopyError, CopyOptions, CopyState, CopyStatus, Notice, Pace, replicate,
-    replicator::Handle,
+    Consent, CopyError, CopyOptions, CopyState, CopyStatus, Notice, Pace, media::Location,
+    replicate, replicator::Handle,
 };
 
 use super::{Failure, Out, Outcome, volume};
@@ -34,12 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[command(after_help = "A blank DST becomes a replica of SRC: readers attach it as their receive \
                         volume. Only DST is ever written.")]
 pub(super) struct Args {
-    /// The volume that nodes write: a block device or file
+    /// The volume that nodes write: block device, file or URL, as nbd://HOST/EXPORT
     #[arg(value_name = "SRC")]
-    source: PathBuf,
-    /// Its replica, or a blank device or file of at least its size, or a path for a new file
+    source: Location,
+    /// Its replica, or a blank device, file or export of at least its size, or a path for a new file
     #[arg(value_name = "DST")]
-    destination: PathBuf,
+    destination: Location,
     /// Go on until interrupted, as records come
     #[arg(long, conflicts_with = "interval")]
     follow: bool,
@@ -92,7 +91,7 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
     if let Some(end) = end? {
         end.map_err(|e| failure(&e))?;
     } else if pace == Pace::Once {
-        return Err(Failure::failed(format!("{}: interrupted", args.destination.display()))
+        return Err(Failure::failed(format!("{}: interrupted", args.destination))
             .hint("start it again: it goes on from what has arrived"));
     }
     if args.json {

@@ -352,13 +352,18 @@ fn write_superblocks(
 
 /// How a medium is called in errors, and what must be typed to destroy foreign data on it.
 pub(crate) struct Names<'a> {
-    path: &'a Path,
+    pub(crate) path: &'a Path,
     short: String,
 }
 
 impl<'a> Names<'a> {
     pub(crate) fn of(path: &'a Path) -> Self {
         Self { path, short: Location::from(path).short_name() }
+    }
+
+    /// `label` stands for the location.
+    pub(crate) fn at(label: &'a Path, place: &Location) -> Self {
+        Self { path: label, short: place.short_name() }
     }
 }
 

@@ -63,12 +63,21 @@ pub fn take(path: &Path, start: u64, len: u64) -> io::Result<Option<HostLock>> {
 
 /// The same for a volume that is no file of this host.
 pub fn take_name(volume: Uuid, node: u8) -> io::Result<Option<HostLock>> {
-    let name = format!("sidepath-volume-{volume}-{node}");
+    take_abstract(format!("sidepath-volume-{volume}-{node}"))
+}
+
+fn take_abstract(name: String) -> io::Result<Option<HostLock>> {
     match UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?) {
         Ok(listener) => Ok(Some(HostLock { held: Held::Name(listener) })),
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// For a replica that is no file of this host: keeps a second replicator out. Replicas of one
+/// volume have its UUID, so their place is a part of the name.
+pub fn take_replica(volume: Uuid, place: &str) -> io::Result<Option<HostLock>> {
+    take_abstract(format!("sidepath-replica-{volume}-{:08x}", crc32fast::hash(place.as_bytes())))
 }
 
 /// Whether a daemon on this host holds a node of that volume by name.
@@ -93,6 +102,15 @@ mod tests {
         assert!(is_named(&volume));
         drop(first);
         assert!(take_name(volume.uuid, 1).unwrap().is_some());
+    }
+
+    #[test]
+    fn one_replicator_per_place() {
+        let uuid = crate::format::superblock::tests::sample(&[1, 9]).uuid;
+        let first = take_replica(uuid, "nbd://h/a").unwrap();
+        assert!(first.is_some() && take_replica(uuid, "nbd://h/a").unwrap().is_none());
+        assert!(take_replica(uuid, "nbd://h/b").unwrap().is_some(), "another replica of it");
+        assert!(take_name(uuid, 9).unwrap().is_some(), "its reader");
     }
 
     #[test]

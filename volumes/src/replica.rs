@@ -8,14 +8,15 @@
 //!
 //! Awkward cases: a path that does not exist becomes a file of the source's size, but never below
 //! `/dev`, where it is a device that is missing; what somebody may need is replaced only as
-//! `init` replaces it, by name; an interrupted making leaves zeros and can be repeated.
+//! `init` replaces it, by name; an interrupted making leaves zeros and can be repeated. Behind a
+//! URL nothing is created, and only equal URLs are known to be one medium: another name of the
+//! source is no marked replica, and is refused as that.
 
 use crate::event::IoFault;
 use crate::format::superblock::Superblock;
 use crate::init::{self, InitError, InitOptions};
 use crate::log::replicate::{Refusal, Side};
-use crate::media::file::How;
-use crate::media::{self, BlockDevice, Direct, OpenError};
+use crate::media::{self, BlockDevice, Direct, How, Location, OpenError};
 use crate::probe;
 use crate::runtime::{AttachError, read_superblock};
 use std::fs::OpenOptions;
@@ -90,39 +91,49 @@ impl CopyError {
     }
 }
 
-/// Opens both paths, checks the direction, makes the replica when there is none yet. Returns the
+/// Opens both places, checks the direction, makes the replica when there is none yet. Returns the
 /// source's superblock. Only the destination is ever written.
 pub(crate) fn prepare(
-    from: &Path,
-    to: &Path,
+    from: &Location,
+    to: &Location,
     single_host: bool,
     consent: &Consent,
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<Superblock, CopyError> {
+    let labels = (from.label(), to.label());
     let direct = if single_host { Direct::Preferred } else { Direct::Required };
     let how = How { write: false, direct, exclusive: false };
     let opened = |e: OpenError| AttachError::Open(Arc::new(e));
-    let source = media::open(from, how).map_err(|e| CopyError::Source(opened(e)))?;
-    let original = check_source(&source, from, to)?;
-    let created = create(to, original.geometry.bytes())?;
+    let source = media::connect(from, how).map_err(|e| CopyError::Source(opened(e)))?;
+    let original = check_source(&*source, &labels.0, &labels.1)?;
+    let created = match to.path() {
+        Some(path) => create(path, original.geometry.bytes())?,
+        None => false,
+    };
     if same_medium(from, to) {
-        return Err(CopyError::Same { path: to.to_owned() });
+        return Err(CopyError::Same { path: labels.1 });
     }
     let result = (|| {
         let how = How { write: true, direct, exclusive: false };
-        let device = media::open(to, how).map_err(|e| CopyError::Destination(opened(e)))?;
-        if is_replica(&device, &original, (from, to), consent)? {
+        let device = media::connect(to, how).map_err(|e| CopyError::Destination(opened(e)))?;
+        if is_replica(&*device, &original, (&labels.0, &labels.1), consent)? {
             return Ok(());
         }
-        if let Some(user) = probe::user(to) {
-            return Err(InitError::InUse { path: to.to_owned(), user }.into());
+        let names = init::Names::at(&labels.1, to);
+        let Some(path) = to.path() else {
+            let there = read_superblock(&*device, &labels.1);
+            let locked = there.is_ok_and(|s| crate::lock::is_named(&s));
+            return make(&*device, &names, &original, consent, locked, progress);
+        };
+        if let Some(user) = probe::user(path) {
+            return Err(InitError::InUse { path: path.to_owned(), user }.into());
         }
-        let lock = crate::lock::take(to, 0, 0);
-        let lock = lock.map_err(|source| InitError::Create { path: to.to_owned(), source })?;
-        make(&device, to, &original, consent, lock.is_none(), progress)
+        let lock = crate::lock::take(path, 0, 0);
+        let lock = lock.map_err(|source| InitError::Create { path: path.to_owned(), source })?;
+        make(&*device, &names, &original, consent, lock.is_none(), progress)
     })();
-    if result.is_err() && created {
-        let _ = std::fs::remove_file(to);
+    if let (Err(_), true, Some(path)) = (&result, created, to.path()) {
+        let _ = std::fs::remove_file(path);
     }
     result.map(|()| original)
 }
@@ -137,7 +148,7 @@ pub fn make_replica(
     if is_replica(device, original, (Path::new("source"), label), consent)? {
         return Ok(());
     }
-    make(device, label, original, consent, false, &mut |_, _| {})
+    make(device, &init::Names::of(label), original, consent, false, &mut |_, _| {})
 }
 
 pub(crate) fn check_source(
@@ -196,7 +207,7 @@ fn is_replica(
 
 fn make(
     device: &dyn BlockDevice,
-    path: &Path,
+    names: &init::Names<'_>,
     original: &Superblock,
     consent: &Consent,
     locked: bool,
@@ -204,7 +215,8 @@ fn make(
 ) -> Result<(), CopyError> {
     let words =
         InitOptions { force: consent.force, name: consent.name.clone(), ..InitOptions::default() };
-    let old = init::check_content(&init::Names::of(path), device, &words, locked)?;
+    let path = names.path;
+    let old = init::check_content(names, device, &words, locked)?;
     if locked {
         return Err(InitError::Attached { path: path.to_owned() }.into());
     }
@@ -230,15 +242,16 @@ fn create(path: &Path, size: u64) -> Result<bool, CopyError> {
     Ok(new)
 }
 
-fn same_medium(a: &Path, b: &Path) -> bool {
+fn same_medium(a: &Location, b: &Location) -> bool {
     use std::os::unix::fs::FileTypeExt;
+    let (Some(from), Some(to)) = (a.path(), b.path()) else { return a == b };
     let id = |path: &Path| {
         let m = std::fs::metadata(path).ok()?;
         // Two nodes of one device are one medium.
         let device = m.file_type().is_block_device();
         Some(if device { (m.rdev(), 0) } else { (m.dev(), m.ino()) })
     };
-    id(a).is_some_and(|a| id(b) == Some(a))
+    id(from).is_some_and(|from| id(to) == Some(from))
 }
 
 /// Which running kernel this is: there the host lock is final.

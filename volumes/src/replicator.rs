@@ -1,7 +1,7 @@
 //! The threaded replicator: two threads around one machine, and a [`Handle`].
 //!
 //! ```text
-//!   replicate -- paths, direction, mark: checked by sp-copy, the replica made when there is none
+//!   replicate -- places, direction, mark: checked by sp-copy, the replica made when there is none
 //!        `--> sp-copy-src: looks, reads      sp-copy: looks, writes      one machine between them
 //! ```
 //!
@@ -18,14 +18,12 @@ use crate::lock::HostLock;
 use crate::log::replicate::{
     Lag, Notice, Pace, ReplicaCounters, Replicator, ReplicatorOptions, Side,
 };
-use crate::media::file::How;
-use crate::media::{self, BlockDevice, Direct};
+use crate::media::{BlockDevice, Location};
 use crate::replica::{Consent, CopyError, check_source, gone, host, make_replica, prepare};
-use crate::runtime::{AttachError, Clock, Opener};
+use crate::runtime::{self, AttachError, Clock, Opener};
 use bytes::Bytes;
 use serde::Serialize;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -41,8 +39,8 @@ pub type NoticeSink = Arc<dyn Fn(Notice) + Send + Sync>;
 
 #[derive(Debug, Clone)]
 pub struct CopyOptions {
-    pub source: PathBuf,
-    pub destination: PathBuf,
+    pub source: Location,
+    pub destination: Location,
     pub pace: Pace,
     pub bytes_per_s: Option<u64>,
     /// One host alone uses both media: the page cache may be used (tmpfs).
@@ -57,7 +55,7 @@ pub struct CopyOptions {
 
 impl CopyOptions {
     #[must_use]
-    pub fn new(source: impl Into<PathBuf>, destination: impl Into<PathBuf>, pace: Pace) -> Self {
+    pub fn new(source: impl Into<Location>, destination: impl Into<Location>, pace: Pace) -> Self {
         Self {
             source: source.into(),
             destination: destination.into(),
@@ -116,8 +114,8 @@ pub struct CopyStatus {
 struct Shared {
     o: CopyOptions,
     openers: [Opener; 2],
-    /// The media have paths of this host: locks, creation, identity.
-    files: bool,
+    /// The options' places are what is opened: locks, creation, identity.
+    named_places: bool,
     clock: Clock,
     sink: NoticeSink,
     pool: Pool,
@@ -149,21 +147,14 @@ pub struct Handle {
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
-/// Copies from one file or block device to another.
+/// Copies from one file, block device or export to another.
 pub fn replicate(o: CopyOptions, clock: Clock, sink: NoticeSink) -> Result<Handle, CopyError> {
-    let direct = if o.single_host { Direct::Preferred } else { Direct::Required };
-    let opener = |path: &PathBuf, write| -> Opener {
-        let path = path.clone();
-        Arc::new(move || match media::open(&path, How { write, direct, exclusive: false }) {
-            Ok(device) => Ok(Arc::new(device) as Arc<dyn BlockDevice>),
-            Err(e) => Err(AttachError::Open(Arc::new(e))),
-        })
-    };
+    let opener = |at: &Location, write| runtime::open_at(at, write, o.single_host, o.io_deadline);
     let openers = [opener(&o.source, false), opener(&o.destination, true)];
     start(o, openers, true, clock, sink)
 }
 
-/// Copies between any media, without host locks; the options' paths are labels.
+/// Copies between any media, without host locks; the options' places are labels.
 pub fn replicate_between(
     o: CopyOptions,
     openers: [Opener; 2],
@@ -176,14 +167,14 @@ pub fn replicate_between(
 fn start(
     o: CopyOptions,
     openers: [Opener; 2],
-    files: bool,
+    named_places: bool,
     clock: Clock,
     sink: NoticeSink,
 ) -> Result<Handle, CopyError> {
     let shared = Arc::new(Shared {
         o,
         openers,
-        files,
+        named_places,
         clock,
         sink,
         pool: Pool::new(),
@@ -298,8 +289,8 @@ impl Shared {
         let machine = locked(&self.machine);
         match machine.as_ref().and_then(Replicator::finished) {
             Some(Err(why)) => Err(CopyError::Refused {
-                from: self.o.source.clone(),
-                to: self.o.destination.clone(),
+                from: self.o.source.label(),
+                to: self.o.destination.label(),
                 why: why.clone(),
             }),
             _ => Ok(()),
@@ -312,13 +303,13 @@ impl Shared {
             self.making[0].store(done, Ordering::Relaxed);
             self.making[1].store(all, Ordering::Relaxed);
         };
-        let superblock = if self.files {
+        let superblock = if self.named_places {
             prepare(from, to, self.o.single_host, &self.o.consent, &mut progress)?
         } else {
             let source = (self.openers[0])().map_err(CopyError::Source)?;
-            let original = check_source(&*source, from, to)?;
+            let original = check_source(&*source, &from.label(), &to.label())?;
             let device = (self.openers[1])().map_err(CopyError::Destination)?;
-            make_replica(&*device, to, &original, &self.o.consent)?;
+            make_replica(&*device, &to.label(), &original, &self.o.consent)?;
             original
         };
         self.making[1].store(0, Ordering::Relaxed);
@@ -333,24 +324,36 @@ impl Shared {
             pace: self.o.pace,
             bytes_per_s: self.o.bytes_per_s,
             nonce: u64::from_le_bytes(nonce).max(1),
-            host: if self.files { host() } else { 0 },
+            // A name does not keep out what reaches the same export by another URL.
+            host: if self.locks_a_file() { host() } else { 0 },
             wall_unix_us_at_zero: wall.saturating_sub((self.clock)()),
             pool: self.pool.clone(),
         }))
     }
 
+    fn locks_a_file(&self) -> bool {
+        self.named_places && self.o.destination.path().is_some()
+    }
+
     /// Keeps a second replicator on this host out: a lock on the first superblock's bytes, which
-    /// no daemon locks and `init` does.
+    /// no daemon locks and `init` does; for what is no file here, a name.
     fn hold_lock(&self) -> Result<(), CopyError> {
-        let path = &self.o.destination;
+        let path = self.o.destination.label();
         let mut held = locked(&self.lock);
-        if !self.files || self.stopping() || held.as_ref().is_some_and(|l| l.is_on(path)) {
+        if !self.named_places || self.stopping() || held.as_ref().is_some_and(|l| l.is_on(&path)) {
             return Ok(());
         }
         let io = |e: std::io::Error| {
             CopyError::Destination(AttachError::Io { path: path.clone(), detail: e.to_string() })
         };
-        let lock = crate::lock::take(path, 0, 4096).map_err(io)?;
+        let lock = match (&self.o.destination, &*locked(&self.named)) {
+            (Location::Path(path), _) => crate::lock::take(path, 0, 4096),
+            (Location::Nbd(url), Some((uuid, _))) => {
+                crate::lock::take_replica(*uuid, &url.to_string())
+            }
+            (Location::Nbd(_), None) => return Ok(()),
+        };
+        let lock = lock.map_err(io)?;
         *held = Some(lock.ok_or_else(|| CopyError::Locked { path: path.clone() })?);
         Ok(())
     }
@@ -469,8 +472,8 @@ impl Handle {
         let guard = locked(&s.machine);
         let lag = guard.as_ref().map_or_else(Lag::default, |m| m.lag(now));
         CopyStatus {
-            source: s.o.source.display().to_string(),
-            destination: s.o.destination.display().to_string(),
+            source: s.o.source.to_string(),
+            destination: s.o.destination.to_string(),
             uuid: named.as_ref().map(|n| n.0),
             name: named.map(|n| n.1),
             state,

@@ -161,22 +161,27 @@ impl AttachError {
     }
 }
 
-/// Opens the volume's medium as the options say.
-fn opener(o: &AttachOptions) -> Opener {
-    let path = match &o.location {
+/// Opens a place as the options of an attachment or a copy say.
+pub(crate) fn open_at(
+    at: &Location,
+    write: bool,
+    single_host: bool,
+    io_deadline: Duration,
+) -> Opener {
+    let path = match at {
         Location::Path(path) => path.clone(),
         Location::Nbd(url) => {
-            let request_deadline = o.io_deadline.max(REQUEST_DEADLINE_MIN);
+            let request_deadline = io_deadline.max(REQUEST_DEADLINE_MIN);
             let connector =
-                Connector::new(url.clone(), Options { request_deadline, ..Options::new(true) });
+                Connector::new(url.clone(), Options { request_deadline, ..Options::new(write) });
             return Arc::new(move || match connector.open() {
                 Ok(device) => Ok(Arc::new(device)),
                 Err(e) => Err(AttachError::Open(Arc::new(OpenError::Nbd(e)))),
             });
         }
     };
-    let direct = if o.single_host { Direct::Preferred } else { Direct::Required };
-    Arc::new(move || match media::open(&path, How { write: true, direct, exclusive: false }) {
+    let direct = if single_host { Direct::Preferred } else { Direct::Required };
+    Arc::new(move || match media::open(&path, How { write, direct, exclusive: false }) {
         Ok(device) => Ok(Arc::new(device)),
         Err(e) => Err(AttachError::Open(Arc::new(e))),
     })
@@ -491,8 +496,9 @@ pub struct Handle {
 /// Attaches the file, block device or export that the options name.
 pub fn attach(opts: AttachOptions, clock: Clock, sink: Sink) -> Result<Handle, AttachError> {
     let o = opts.clone();
-    let looker: Opener = Arc::new(move || opener(&o)());
-    let opener = opener(&opts);
+    let looker: Opener =
+        Arc::new(move || open_at(&o.location, true, o.single_host, o.io_deadline)());
+    let opener = open_at(&opts.location, true, opts.single_host, opts.io_deadline);
     start(opts, [opener, looker], true, system_random, clock, sink)
 }
 

@@ -304,7 +304,7 @@ fn a_side_that_fails_or_hangs_is_told_and_comes_back() {
     wait("attach", || writer.epoch() != 0);
     let o = CopyOptions {
         io_deadline: Duration::from_millis(100),
-        ..CopyOptions::new("send", "receive", Pace::Follow)
+        ..CopyOptions::new(Path::new("send"), Path::new("receive"), Pace::Follow)
     };
     let copying = replicate_between(o, openers, clock(), quiet()).unwrap();
     wait("in sync", || copying.status().state == CopyState::InSync);

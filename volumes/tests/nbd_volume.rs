@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use volumes::media::nbd::{NbdUrl, Options, open};
 use volumes::media::{BlockDevice, Location};
+use volumes::replicator::{Handle as Copy, replicate};
 use volumes::runtime::Clock;
 use volumes::status::VolumeState;
 use volumes::{
-    AttachError, AttachOptions, BenchOptions, Fact, Handle, InitError, InitOptions, Ring, attach,
-    bench, init, inspect, verify,
+    AttachError, AttachOptions, BenchOptions, CopyError, CopyOptions, CopyState, Fact, Handle,
+    InitError, InitOptions, Pace, Refusal, Ring, attach, bench, init, inspect, verify,
 };
 
 const BYTES: usize = 4 << 20;
@@ -260,4 +261,90 @@ fn the_bench_measures_an_idle_volume() {
     let report = bench(&place, &o).unwrap();
     assert!(report.record_latency.samples > 0 && report.record_mb_s > 0.0, "{report:?}");
     println!("{report:#?}");
+}
+
+fn copy(from: &Location, to: &Location, pace: Pace) -> Copy {
+    let o = CopyOptions { single_host: true, ..CopyOptions::new(from, to, pace) };
+    replicate(o, clock(), Arc::new(|_| {})).unwrap()
+}
+
+fn once(from: &Location, to: &Location) -> Result<(), Arc<CopyError>> {
+    copy(from, to, Pace::Once).wait(Duration::from_secs(60)).expect("it never ends")
+}
+
+/// A file, then an export, then a file again: the same volume with the same records each time, and
+/// what may not be copied is not, also when places are URLs.
+#[test]
+fn a_volume_is_copied_to_an_export_and_back() {
+    if !have("nbdkit") {
+        return;
+    }
+    let dir = Scratch::new("nbd-copy");
+    let send = Location::from(dir.join("send"));
+    let bytes = BYTES.to_string();
+    let o = InitOptions { single_host: true, size: Some(4 << 20), ..options("lun") };
+    init(&send, &o, |_, _| {}).unwrap();
+    let (a, _) = {
+        let o = AttachOptions { single_host: true, ..opts(&send, 1) };
+        let up = try_up(o).unwrap();
+        wait("attach", || up.0.epoch() != 0);
+        up
+    };
+    let (raw, at) = (dir.join("raw"), At::Unix(dir.join("s")));
+    blank(&raw);
+    let _file = file_server(&at, &raw);
+    let export = Location::parse(&at.url("")).unwrap();
+    let memory = At::Unix(dir.join("m"));
+    let _memory = Server::nbdkit(&memory, &["memory", &bytes]);
+    let memory = Location::parse(&memory.url("")).unwrap();
+
+    // Followed into an export, and read there by the other node.
+    let following = copy(&send, &export, Pace::Follow);
+    wait("made", || following.status().state == CopyState::InSync);
+    let (b, b_facts) = try_up(AttachOptions { sends: false, ..opts(&export, 2) }).unwrap();
+    wait("attach", || b.epoch() != 0);
+    send_all(&a, &following, &b_facts, 150);
+    assert_eq!(following.status().destination, export.to_string());
+    assert_eq!(following.status().counters.missing, 0);
+    // A second replicator meets the first one's name.
+    let e = once(&send, &export).unwrap_err();
+    assert!(matches!(&*e, CopyError::Locked { .. }), "{e}");
+    assert!(following.stop(Duration::from_secs(5)) && b.shutdown(Duration::from_secs(5)));
+    assert!(a.shutdown(Duration::from_secs(5)));
+
+    // Once into memory behind a server, and once from there: no, a replica is no source.
+    once(&send, &memory).unwrap();
+    let original = inspect(&send).unwrap();
+    for place in [&export, &memory] {
+        let seen = inspect(place).unwrap();
+        assert!(seen.replica && seen.uuid == original.uuid, "{seen:?}");
+        let report = verify(place).unwrap();
+        assert!(report.ok && report.records.valid > 0, "{report:?}");
+    }
+    let back = Location::from(dir.join("back"));
+    let e = once(&memory, &back).unwrap_err();
+    assert!(matches!(&*e, CopyError::Refused { why: Refusal::SourceIsReplica { .. }, .. }), "{e}");
+    assert!(!dir.join("back").exists());
+    let e = once(&memory, &memory).unwrap_err();
+    assert!(matches!(&*e, CopyError::Refused { .. } | CopyError::Same { .. }), "{e}");
+
+    // An original behind a server is a source: the same records come out of it.
+    drop(_file);
+    std::fs::copy(dir.join("send"), &raw).unwrap();
+    let _file = file_server(&at, &raw);
+    let e = once(&export, &export).unwrap_err();
+    assert!(matches!(&*e, CopyError::Same { .. }), "{e}");
+    once(&export, &back).unwrap();
+    let (there, here) = (verify(&export).unwrap(), verify(&back).unwrap());
+    assert!(here.ok && inspect(&back).unwrap().replica, "{here:?}");
+    assert_eq!(here.records.valid, there.records.valid);
+    assert_eq!(inspect(&export).unwrap().nodes[0].beat, inspect(&back).unwrap().nodes[0].beat);
+}
+
+/// All of them arrive, in order.
+fn send_all(a: &Handle, following: &Copy, b_facts: &Facts, count: u32) {
+    send(a, 0..count);
+    wait("all of them", || numbers(b_facts).len() >= count as usize);
+    assert!(numbers(b_facts).into_iter().eq(0..count), "in order, none twice, none lost");
+    wait("in sync", || following.status().state == CopyState::InSync);
 }
