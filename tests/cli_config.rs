@@ -136,6 +136,54 @@ fn contradictions_name_both_places() {
 }
 
 #[test]
+fn replicas_are_checked_like_everything_else() {
+    let room = Room::new();
+    let config = room.config().replace("volume = \"/dev/null\"", "send = \"/dev/null\"");
+    let good = "[[replicate]]\nfrom = \"/dev/null\"\nto = \"b\"\n";
+    let all = format!(
+        "{config}\n{good}limit = \"100MiB\"\n\
+         [[replicate]]\nfrom = \"/dev/null\"\nto = \"nbd://192.0.2.9/b\"\n\
+         mode = \"interval\"\ninterval = \"30s\"\n\
+         [[replicate]]\nfrom = \"nbd://192.0.2.9/c\"\nto = \"c\"\nmode = \"on-command\"\n\
+         [[replicate]]\nfrom = \"c2\"\nto = \"d\"\nmode = \"continuous\"\n"
+    );
+    room.write("alpha.toml", &all);
+    let done = room.run(&["config", "check", "alpha.toml"]);
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
+    let both = format!("{config}\n{good}{good}");
+    for (to, part) in [
+        (good.replace("from", "form"), "unknown key `form` in [[replicate]] number 1"),
+        (good.replace("from = \"/dev/null\"\n", ""), "[[replicate]] number 1 needs `from`"),
+        (good.replace("\"b\"", "\"\""), "an empty path"),
+        (good.replace("\"b\"", "\"s3://b\""), "`s3://` is not known here"),
+        (good.replace("\"/dev/null\"", "\"./b\""), "a replica needs a medium of its own"),
+        (good.replace("\"b\"", "\"/dev/null\""), "`to` is the same place as `from`"),
+        (
+            good.replace("\"/dev/null\"", "\"a\"").replace("\"b\"", "\"/dev/null\""),
+            "`to` is the volume we send on",
+        ),
+        (format!("{good}{good}"), "two [[replicate]] write to this place"),
+        (
+            format!("{good}{}", good.replace("\"b\"", "\"c\"").replace("/dev/null", "b")),
+            "a replica of a replica",
+        ),
+        (format!("{good}mode = \"intervall\"\n"), "did you mean \"interval\"?"),
+        (format!("{good}mode = \"x\"\n"), "modes are \"continuous\", \"interval\""),
+        (format!("{good}mode = \"interval\"\n"), "number 1 needs `interval`"),
+        (format!("{good}interval = \"3s\"\n"), "`interval` in mode \"continuous\""),
+        (format!("{good}mode = \"interval\"\ninterval = \"1ms\"\n"), "between 10ms and"),
+        (format!("{good}limit = \"1KiB\"\n"), "`limit` is 1KiB, but must lie between 4KiB"),
+    ] {
+        // `./b` and `b` are one file only where it exists.
+        room.write("b", "");
+        let text = report(&room, &both, &format!("{good}{good}"), &to);
+        assert!(text.contains(part), "{to}: {text}");
+    }
+    let text = report(&room, &both, "flush_bytes", "flush_bytes");
+    assert!(text.contains("hint: a replica has one original; the first is on line"), "{text}");
+}
+
+#[test]
 fn own_key_of_a_peer_is_found() {
     let room = Room::new();
     let config = room.config();

@@ -18,6 +18,7 @@ use super::{
     PeerConfig, SessionsConfig, StorageConfig, contradict,
     file::{self, Entry, Section, Word},
     key,
+    replicate::{self, ReplicateWords},
     report::Report,
 };
 
@@ -46,6 +47,10 @@ pub(super) fn check(file: &Path, text: &str, report: &mut Report) -> Option<Conf
     let network = network_section.map(|section| network(section, report));
     let storage_section = root.section("storage", report);
     let storage = storage_section.map(|section| storage(section, &base, report));
+    let mut copies = Vec::new();
+    for section in root.sections("replicate", report) {
+        copies.push(replicate::replicate(section, &base, report));
+    }
     let mut peers = Vec::new();
     for section in root.sections("peer", report) {
         peers.push(peer(section, report));
@@ -94,6 +99,8 @@ pub(super) fn check(file: &Path, text: &str, report: &mut Report) -> Option<Conf
     if let Some(Some((storage, receive))) = &storage {
         contradict::receive_names(&peers, storage, receive, report);
     }
+    let sends = storage.as_ref().and_then(|s| s.as_ref()).map(|(storage, _)| storage);
+    replicate::contradictions(&copies, sends, report);
     if report.has_errors() {
         return None;
     }
@@ -104,6 +111,7 @@ pub(super) fn check(file: &Path, text: &str, report: &mut Report) -> Option<Conf
         interface: interface.flatten().map(|word| word.value),
         network: network.flatten().map(|word| word.value),
         storage: storage.flatten().map(|(config, _)| config),
+        replicate: copies.into_iter().map(ReplicateWords::config).collect::<Option<_>>()?,
         peers: peers.into_iter().map(PeerWords::config).collect::<Option<_>>()?,
         hooks: hooks.unwrap_or_default(),
         metrics,
@@ -418,7 +426,7 @@ fn storage(
 }
 
 /// A path, from the configuration's folder, or a URL.
-fn place(word: &Word<String>, base: &Path, report: &mut Report) -> Option<Location> {
+pub(super) fn place(word: &Word<String>, base: &Path, report: &mut Report) -> Option<Location> {
     match Location::parse(&word.value) {
         Ok(place) => Some(place.below(base)),
         Err(error) => {

@@ -9,6 +9,7 @@ mod contradict;
 mod file;
 pub mod key;
 pub mod quantity;
+mod replicate;
 pub mod report;
 
 use std::{
@@ -109,6 +110,8 @@ pub struct Config {
     pub network: Option<NetworkConfig>,
     /// The storage path.
     pub storage: Option<StorageConfig>,
+    /// Volumes we copy to their replicas.
+    pub replicate: Vec<ReplicateConfig>,
     /// Everybody we talk to.
     pub peers: Vec<PeerConfig>,
     /// Programs run on events.
@@ -185,6 +188,42 @@ pub struct StorageConfig {
     pub flush_delay: Duration,
     /// All nodes run on this host: the page cache may be used (tmpfs, tests).
     pub single_host: bool,
+}
+
+/// `[[replicate]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicateConfig {
+    /// The volume that nodes write; never written by a copy.
+    pub from: Location,
+    /// Its replica.
+    pub to: Location,
+    /// When to copy.
+    pub mode: ReplicaMode,
+    /// Bytes per second at most.
+    pub limit: Option<u64>,
+}
+
+/// When a replica is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaMode {
+    /// As records come.
+    Continuous,
+    /// All there is, at this interval.
+    Interval(Duration),
+    /// All there is, when somebody says so.
+    OnCommand,
+}
+
+impl ReplicaMode {
+    /// As it is written.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Continuous => "continuous",
+            Self::Interval(_) => "interval",
+            Self::OnCommand => "on-command",
+        }
+    }
 }
 
 /// `[[peer]]`

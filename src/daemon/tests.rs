@@ -40,6 +40,7 @@ pub(crate) fn config(id: u8, listen: &str) -> Config {
             hold: Duration::from_secs(1),
         }),
         storage: None,
+        replicate: Vec::new(),
         peers: vec![PeerConfig {
             id: NodeId::new(peer).unwrap(),
             name: peer_name.into(),

@@ -111,6 +111,7 @@ impl Nodes {
                     flush_delay: Duration::from_micros(500),
                     single_host: !direct_io,
                 }),
+                replicate: Vec::new(),
                 peers: vec![PeerConfig {
                     id: ids[other],
                     name: NAMES[other].into(),
