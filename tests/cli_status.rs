@@ -35,6 +35,39 @@ fn people_read_it_top_down() {
 }
 
 #[test]
+fn replicas_have_a_line_and_metrics() {
+    let room = Room::new();
+    let mut document = document();
+    let replica = serde_json::json!({
+        "from": "/dev/a", "to": "nbd://h/b", "mode": "interval", "state": "failed",
+        "reason": "destination: gone", "name": "site", "nodes": [1], "lag_records": 3,
+        "lag_bytes": 4096, "lag_ms": 1500.0, "records": 7, "bytes": 8192, "missing": 2,
+        "rounds": 1, "making": null
+    });
+    document.replicas = vec![serde_json::from_value(replica.clone()).unwrap()];
+    let page = sidepath::admin::metrics::render(&document);
+    for line in [
+        "sidepath_replica_lag_records{from=\"/dev/a\",to=\"nbd://h/b\"} 3\n",
+        "sidepath_replica_lag_bytes{from=\"/dev/a\",to=\"nbd://h/b\"} 4096\n",
+        "sidepath_replica_lag_seconds{from=\"/dev/a\",to=\"nbd://h/b\"} 1.5\n",
+        "sidepath_replica_records_total{from=\"/dev/a\",to=\"nbd://h/b\"} 7\n",
+        "sidepath_replica_bytes_total{from=\"/dev/a\",to=\"nbd://h/b\"} 8192\n",
+        "sidepath_replica_missing_total{from=\"/dev/a\",to=\"nbd://h/b\"} 2\n",
+        "sidepath_replica_state{from=\"/dev/a\",to=\"nbd://h/b\",state=\"failed\"} 1\n",
+        "sidepath_replica_state{from=\"/dev/a\",to=\"nbd://h/b\",state=\"in_sync\"} 0\n",
+    ] {
+        assert!(page.contains(line), "{line} in {page}");
+    }
+    let daemon = StandIn::of(&room, document);
+    let done = room.run(&["status", "--socket", daemon.socket()]);
+    let line = "replica nbd://h/b of /dev/a (interval)  failed, destination: gone, behind by 3 \
+                records, 4KiB, 1.5s, 7 records, 8KiB copied, 2 missing\n";
+    assert!(done.stdout.contains(line), "{done:?}");
+    let json = room.run(&["status", "--json", "--socket", daemon.socket()]).json();
+    assert_eq!(json["replicas"][0], replica);
+}
+
+#[test]
 fn json_is_the_contract() {
     let room = Room::new();
     let daemon = StandIn::of(&room, document());

@@ -18,6 +18,9 @@ pub struct Document {
     pub peers: Vec<Peer>,
     /// Every volume in use.
     pub volumes: Vec<Volume>,
+    /// Every replica this daemon fills.
+    #[serde(default)]
+    pub replicas: Vec<Replica>,
     /// Frames and messages refused before a peer could be named, by cause.
     pub refused: std::collections::BTreeMap<String, u64>,
     /// Packets from the interface that belong to no peer.
@@ -121,4 +124,39 @@ pub struct Lane {
     pub used_bytes: u64,
     /// Of its data ring.
     pub size_bytes: u64,
+}
+
+/// A replica this daemon fills; counters are since the daemon started, or the entry changed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Replica {
+    /// The original.
+    pub from: String,
+    /// Its place.
+    pub to: String,
+    /// `continuous`, `interval`, `on-command`.
+    pub mode: String,
+    /// `starting`, `making`, `copying`, `in_sync`, `resting`, `stalled`, `failed`, `refused`, ...
+    pub state: String,
+    /// Why nothing moves.
+    pub reason: Option<String>,
+    /// Of the volume, once it was seen.
+    pub name: Option<String>,
+    /// Nodes whose lanes are copied.
+    pub nodes: Vec<u8>,
+    /// Announced at the original, and not yet at the replica.
+    pub lag_records: u64,
+    /// The same in bytes.
+    pub lag_bytes: u64,
+    /// Age of what is missing.
+    pub lag_ms: f64,
+    /// Copied.
+    pub records: u64,
+    /// Copied.
+    pub bytes: u64,
+    /// Records that were overwritten before they could be copied.
+    pub missing: u64,
+    /// Ended.
+    pub rounds: u64,
+    /// Blocks of a replica in the making: bytes written, bytes in all.
+    pub making: Option<(u64, u64)>,
 }

@@ -21,7 +21,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
     Ask,
-    document::{Document, Peer},
+    document::{Document, Peer, Replica},
 };
 
 /// Connections served at the same time; a scraper needs one.
@@ -170,6 +170,7 @@ pub fn render(document: &Document) -> String {
     page.family("sidepath_unroutable_total", "counter", "Packets that belong to no peer.");
     page.sample("sidepath_unroutable_total", &[], document.unroutable);
     volumes(&mut page, document);
+    replicas(&mut page, &document.replicas);
     page.text
 }
 
@@ -316,6 +317,48 @@ fn volumes(page: &mut Page, document: &Document) {
                 let labels = [("path", volume.path.as_str()), ("to", &lane.to.to_string())];
                 page.sample(name, &labels, value);
             }
+        }
+    }
+}
+
+/// States of a copy that work, and those that do not.
+const REPLICA_STATES: [&str; 10] = [
+    "starting", "making", "copying", "in_sync", "resting", "stalled", "failed", "refused", "done",
+    "stopped",
+];
+
+fn replicas(page: &mut Page, replicas: &[Replica]) {
+    type Value = (&'static str, &'static str, &'static str, fn(&Replica) -> f64);
+    #[expect(clippy::cast_precision_loss, reason = "exact to 2^53, and nobody counts as far")]
+    const ALL: [Value; 6] = [
+        ("sidepath_replica_lag_records", "gauge", "Not yet at the replica.", |r| {
+            r.lag_records as f64
+        }),
+        ("sidepath_replica_lag_bytes", "gauge", "Not yet at the replica.", |r| r.lag_bytes as f64),
+        ("sidepath_replica_lag_seconds", "gauge", "Age of what is not yet there.", |r| {
+            r.lag_ms / 1e3
+        }),
+        ("sidepath_replica_records_total", "counter", "Records copied.", |r| r.records as f64),
+        ("sidepath_replica_bytes_total", "counter", "Bytes copied.", |r| r.bytes as f64),
+        (
+            "sidepath_replica_missing_total",
+            "counter",
+            "Overwritten before they were copied.",
+            |r| r.missing as f64,
+        ),
+    ];
+    for (name, kind, help, value) in ALL {
+        page.family(name, kind, help);
+        for replica in replicas {
+            let labels = [("from", replica.from.as_str()), ("to", &replica.to)];
+            page.sample(name, &labels, value(replica));
+        }
+    }
+    page.family("sidepath_replica_state", "gauge", "1 for the state a copy is in.");
+    for replica in replicas {
+        for state in REPLICA_STATES {
+            let labels = [("from", replica.from.as_str()), ("to", &replica.to), ("state", state)];
+            page.sample("sidepath_replica_state", &labels, u8::from(replica.state == state));
         }
     }
 }

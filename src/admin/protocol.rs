@@ -7,7 +7,7 @@
 use failover::{Cut, Path, Via};
 use serde::{Deserialize, Serialize};
 
-use super::document::Document;
+use super::document::{Document, Replica};
 
 /// Of this protocol.
 pub const VERSION: u32 = 1;
@@ -53,6 +53,11 @@ pub enum Verb {
     },
     /// Read the configuration again.
     Reload,
+    /// A round of a replica that is filled on command; answered at its end.
+    Replicate {
+        /// Its place, as status shows it.
+        to: String,
+    },
 }
 
 impl Verb {
@@ -101,6 +106,11 @@ pub enum Answer {
     Reloaded {
         /// What changed, one line each.
         changes: Vec<String>,
+    },
+    /// A round of a replica has ended.
+    Replicated {
+        /// As it stands now.
+        replica: Box<Replica>,
     },
     /// It was not done.
     Refused {

@@ -351,6 +351,7 @@ impl Room {
                     self.drill(peer, cut, Duration::from_micros(length_us), force, stream)?
                 }
             },
+            Verb::Replicate { to } => self.round(to, stream)?,
             Verb::Reload => match (self.reload)() {
                 Ok(changes) => Answer::Reloaded { changes },
                 Err(ReloadRefused { message, input }) => {
@@ -358,6 +359,30 @@ impl Room {
                 }
             },
         })
+    }
+
+    /// Waits for the end of a round for as long as its client stays; the round goes on without it.
+    fn round(&self, to: String, stream: &UnixStream) -> io::Result<Answer> {
+        let (reply, answer) = mpsc::channel();
+        if !(self.ask)(Request::Replicate { to, reply }) {
+            return Ok(Answer::refused("the daemon is stopping"));
+        }
+        loop {
+            match answer.try_recv() {
+                Ok(Ok(replica)) => return Ok(Answer::Replicated { replica: Box::new(replica) }),
+                Ok(Err(why)) => return Ok(Answer::refused(why)),
+                Err(mpsc::TryRecvError::Disconnected) => {
+                    return Ok(Answer::refused("the daemon stopped, and the round with it"));
+                }
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            if self.stop.load(Ordering::Acquire) {
+                return Ok(Answer::refused("the daemon is stopping, and the round with it"));
+            }
+            if readable(stream, LOOK_EVERY) && hung_up(stream) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
     }
 
     /// Runs a drill for as long as its client stays.

@@ -22,6 +22,7 @@ mod peers;
 mod ping;
 mod recv;
 mod reload;
+mod replicate;
 mod run;
 mod send;
 mod session;
@@ -71,6 +72,8 @@ enum Verb {
     Status(status::Args),
     /// Make a running daemon read its configuration again, whole or not at all
     Reload(reload::Args),
+    /// Fill a replica now, one whose configuration says mode = "on-command"
+    Replicate(replicate::Args),
     /// A short table of peers
     Peers(peers::Args),
     /// Probe a peer and show the path of each leg and its time
@@ -110,6 +113,7 @@ fn run_command(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Run(args) => run::run(&args, &mut out),
         Verb::Status(args) => status::run(&args, &mut out),
         Verb::Reload(args) => reload::run(&args, &mut out),
+        Verb::Replicate(args) => replicate::run(&args, &mut out),
         Verb::Peers(args) => peers::run(&args, &mut out),
         Verb::Ping(args) => ping::run(&args, &mut out),
         Verb::Drill(args) => drill::run(&args, &mut out),

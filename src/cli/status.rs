@@ -9,7 +9,7 @@ use failover::{Cut, Route, health::Verdict, status::PeerState};
 
 use super::{Out, Outcome, client::Target, out::Tone, stamp};
 use crate::{
-    admin::document::{Change, Document, Peer, Volume},
+    admin::document::{Change, Document, Peer, Replica, Volume},
     config::quantity::{show_duration, show_size},
 };
 
@@ -57,11 +57,14 @@ fn show(document: &Document, now: SystemTime, out: &mut Out) -> Outcome {
     if document.peers.is_empty() {
         out.line("\nno peers")?;
     }
-    if !document.volumes.is_empty() {
+    if !document.volumes.is_empty() || !document.replicas.is_empty() {
         out.line("")?;
     }
     for volume in &document.volumes {
         show_volume(volume, &document.peers, out)?;
+    }
+    for replica in &document.replicas {
+        show_replica(replica, out)?;
     }
     let refused: u64 = document.refused.values().sum();
     if refused > 0 || document.unroutable > 0 {
@@ -176,6 +179,41 @@ fn show_volume(volume: &Volume, peers: &[Peer], out: &mut Out) -> Outcome {
         ))?;
     }
     Ok(())
+}
+
+fn show_replica(replica: &Replica, out: &mut Out) -> Outcome {
+    let shown = replica.state.replace('_', " ");
+    let state = match (replica.state.as_str(), &replica.reason) {
+        ("stalled" | "failed" | "refused", _) => out.paint(Tone::Bad, shown),
+        (_, Some(_)) => out.paint(Tone::Warn, shown),
+        _ => out.paint(Tone::Good, shown),
+    };
+    let mut parts = vec![state];
+    parts.extend(replica.reason.clone());
+    if let Some((done, all)) = replica.making {
+        parts.push(format!("{} of {} written", show_size(done), show_size(all)));
+    }
+    if replica.lag_records > 0 {
+        let lag = Duration::try_from_secs_f64(replica.lag_ms / 1e3).unwrap_or_default();
+        let lag = Duration::from_micros(u64::try_from(lag.as_micros()).unwrap_or(u64::MAX));
+        parts.push(format!(
+            "behind by {} records, {}, {}",
+            replica.lag_records,
+            show_size(replica.lag_bytes),
+            show_duration(lag)
+        ));
+    }
+    parts.push(format!("{} records, {} copied", replica.records, show_size(replica.bytes)));
+    if replica.missing > 0 {
+        parts.push(out.paint(Tone::Warn, format!("{} missing", replica.missing)));
+    }
+    out.line(format!(
+        "replica {} of {} ({})  {}",
+        replica.to,
+        replica.from,
+        replica.mode,
+        parts.join(", ")
+    ))
 }
 
 fn path_line(

@@ -41,6 +41,7 @@ impl TurnLoop {
                 Request::Reload { config, reply } => {
                     drop(reply.send(self.reload(now, *config)));
                 }
+                Request::Replicate { to, reply } => self.parts.replicas.round(to, reply),
                 Request::Stop => {
                     if self.stop_at.is_none() {
                         self.turn(now, Input::Command(Command::Goodbye));
@@ -76,6 +77,7 @@ impl TurnLoop {
         let lines = reload::diff(&self.parts.config, &config)?;
         let options = settings::options(&config, self.parts.plan.as_ref(), &self.parts.identity);
         self.parts.config = config;
+        self.parts.replicas.set(&self.parts.config.replicate);
         self.set_peers();
         self.measure_at = now;
         self.turn(now, Input::Command(Command::Configure(Box::new(options))));
@@ -129,6 +131,7 @@ impl TurnLoop {
                 address: format!("{}/{}", i.address, i.prefix),
                 mtu: self.parts.mtu,
             }),
+            replicas: self.parts.replicas.status(),
             warnings,
         };
         let volumes = planes.store.iter().flat_map(StorePlane::status);

@@ -84,6 +84,14 @@ pub enum StartError {
         /// Why.
         error: volumes::AttachError,
     },
+    /// A replica cannot be filled until an operator corrects something.
+    #[error("cannot copy to the replica: {error}")]
+    Replica {
+        /// Which.
+        to: PathBuf,
+        /// Why.
+        error: std::sync::Arc<volumes::CopyError>,
+    },
     /// Something every program needs was refused.
     #[error("cannot start {what}: {source}")]
     System {
@@ -118,6 +126,7 @@ impl StartError {
             ),
             Self::Tun { source, .. } => source.kind() == io::ErrorKind::ResourceBusy,
             Self::Volume { error, .. } => error.is_input_error(),
+            Self::Replica { error, .. } => error.is_input_error(),
             Self::Random { .. } | Self::Interface { .. } | Self::System { .. } => false,
         }
     }
@@ -168,6 +177,9 @@ impl StartError {
             Self::NoInterface => "add [interface], or attach another interface".into(),
             Self::Volume { path, .. } => {
                 format!("see what is there: sidepath volume inspect {}", path.display())
+            }
+            Self::Replica { to, .. } => {
+                format!("see what is there: sidepath volume inspect {}", to.display())
             }
             Self::System { .. } => "see the limits of this process: ulimit -a".into(),
         }

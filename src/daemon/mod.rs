@@ -16,6 +16,7 @@ mod error;
 mod events;
 mod hooks;
 mod reload;
+pub mod replicas;
 pub mod request;
 mod settings;
 mod start;

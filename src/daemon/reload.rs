@@ -3,7 +3,7 @@
 //! A reload is taken over whole or not at all: the first thing that needs a restart refuses it
 //! before anything was touched.
 
-use crate::config::{Config, PeerConfig};
+use crate::config::{Config, PeerConfig, ReplicateConfig};
 
 /// Lines for people; empty when nothing changed.
 ///
@@ -55,6 +55,7 @@ pub(super) fn diff(old: &Config, new: &Config) -> Result<Vec<String>, String> {
             lines.push(format!("peer {} ({}): removed", peer.name, peer.id));
         }
     }
+    replica_lines(&old.replicate, &new.replicate, &mut lines);
     if old.hooks != new.hooks {
         lines.push("hooks.on_route_change: changed".into());
     }
@@ -62,6 +63,23 @@ pub(super) fn diff(old: &Config, new: &Config) -> Result<Vec<String>, String> {
         lines.push("classes: changed".into());
     }
     Ok(lines)
+}
+
+fn replica_lines(old: &[ReplicateConfig], new: &[ReplicateConfig], lines: &mut Vec<String>) {
+    for after in new {
+        match old.iter().find(|before| before.to == after.to) {
+            None => lines.push(format!("replica {}: added", after.to)),
+            Some(before) if before != after => {
+                lines.push(format!("replica {}: changed, begun anew", after.to));
+            }
+            Some(_) => {}
+        }
+    }
+    for before in old {
+        if !new.iter().any(|after| after.to == before.to) {
+            lines.push(format!("replica {}: removed", before.to));
+        }
+    }
 }
 
 fn peer_lines(before: &PeerConfig, after: &PeerConfig, lines: &mut Vec<String>) {
@@ -115,6 +133,24 @@ mod tests {
             ]
         );
         assert_eq!(diff(&new, &old).unwrap()[2], "peer gamma (3): removed");
+    }
+
+    #[test]
+    fn replicas_come_change_and_go() {
+        let entry = |to: &str, limit| ReplicateConfig {
+            from: std::path::Path::new("/a").into(),
+            to: std::path::Path::new(to).into(),
+            mode: crate::config::ReplicaMode::Continuous,
+            limit,
+        };
+        let mut old = config(1, "127.0.0.1:7440");
+        old.replicate = vec![entry("/b", None), entry("/c", None), entry("/d", None)];
+        let mut new = old.clone();
+        new.replicate = vec![entry("/e", None), entry("/c", Some(1 << 20)), entry("/b", None)];
+        assert_eq!(
+            diff(&old, &new).unwrap(),
+            ["replica /e: added", "replica /c: changed, begun anew", "replica /d: removed"]
+        );
     }
 
     #[test]

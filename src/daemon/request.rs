@@ -7,6 +7,7 @@ use std::{sync::mpsc::Sender, time::Duration};
 
 use failover::{Cut, NodeId, Path, Via};
 
+use super::replicas::RoundReply;
 use crate::{admin::document::Document, config::Config};
 
 /// One request.
@@ -47,6 +48,13 @@ pub enum Request {
         config: Box<Config>,
         /// Gets what changed, one line each, or why it cannot be applied.
         reply: Sender<Result<Vec<String>, String>>,
+    },
+    /// A round of a replica that is filled on command.
+    Replicate {
+        /// Its place, as the document shows it.
+        to: String,
+        /// Gets the replica at the round's end, or why there is none.
+        reply: RoundReply,
     },
     /// Say goodbye and stop.
     Stop,

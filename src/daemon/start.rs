@@ -16,6 +16,7 @@ use super::{
     epoch::StateDir,
     events::RecentEvents,
     hooks::Hooks,
+    replicas::Replicas,
     settings::{self, Identity},
     turn_loop::{BELL, Device, Hands, PIPE_TOKENS, Parts, Planes, TCP_TOKENS, TurnLoop},
 };
@@ -93,6 +94,9 @@ pub(super) fn start(config: Config, attachment: Attachment) -> Result<Daemon, St
         _ => None,
     };
 
+    let single_host = config.storage.as_ref().is_some_and(|storage| storage.single_host);
+    let replicas = Replicas::start(&config.replicate, single_host)?;
+
     // Real-time threads last: whatever starts before them is an ordinary thread.
     let beat = match network.as_mut().map(|n| n.beat.take()) {
         Some(Some(socket)) => {
@@ -133,6 +137,7 @@ pub(super) fn start(config: Config, attachment: Attachment) -> Result<Daemon, St
         node,
         hands,
         planes: Planes { device, udp, tcp, pipes, beat, netlink, store, store_queue },
+        replicas,
         hooks: Hooks::start().map_err(system("the hooks"))?,
         recent: recent.clone(),
         requests: Arc::clone(&requests),

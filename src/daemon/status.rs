@@ -14,6 +14,7 @@ use crate::{
 pub(super) struct Surroundings {
     pub(super) node: document::Node,
     pub(super) interface: Option<document::Interface>,
+    pub(super) replicas: Vec<document::Replica>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -29,6 +30,7 @@ pub(super) fn document(
         interface: around.interface,
         peers: status.peers.into_iter().map(peer).collect(),
         volumes: volumes.map(|(role, status)| volume(role, status)).collect(),
+        replicas: around.replicas,
         refused: status.refused,
         unroutable: status.unroutable,
         warnings: around.warnings,

@@ -45,6 +45,7 @@ use super::{
     asks::Asks,
     events::{self, RecentEvents},
     hooks::Hooks,
+    replicas::Replicas,
     request::Request,
     settings::Identity,
 };
@@ -152,6 +153,7 @@ pub(super) struct Parts {
     /// Where applications' sessions are served.
     pub(super) counter: Counter,
     pub(super) progress: Arc<AtomicU64>,
+    pub(super) replicas: Replicas,
     pub(super) hooks: Hooks,
     pub(super) recent: RecentEvents,
     pub(super) mtu: u16,
@@ -535,11 +537,12 @@ impl TurnLoop {
     fn end(mut self) {
         self.parts.counter.stop();
         let Planes { device, mut beat, mut netlink, store, store_queue, .. } = self.parts.planes;
-        let mut hooks = self.parts.hooks;
+        let (mut hooks, mut replicas) = (self.parts.hooks, self.parts.replicas);
         let threads: Vec<JoinHandle<()>> = [
             beat.as_mut().and_then(BeatPlane::stop),
             netlink.as_mut().and_then(NetlinkPlane::stop),
             hooks.stop(),
+            replicas.stop(),
         ]
         .into_iter()
         .flatten()
