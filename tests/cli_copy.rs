@@ -197,7 +197,7 @@ fn killed(mode: &[&str]) {
         }
         copying.kill();
         // No entry of the sender moves back.
-        let entry = &inspect(&room.join("receive")).unwrap().nodes[0];
+        let entry = &inspect(room.join("receive")).unwrap().nodes[0];
         let now = (entry.epoch.unwrap(), entry.beat.unwrap());
         assert!(now >= moved, "kill {kill}: {now:?} after {moved:?}");
         moved = now;

@@ -94,7 +94,7 @@ fn site(room: &Room) -> [String; 2] {
 }
 
 fn send_a_file(daemons: &Daemons<'_>, fill: u8) {
-    let bytes: Vec<u8> = (0..600_000_u32).map(|i| (i * 7 / 5) as u8 ^ fill).collect();
+    let bytes: Vec<u8> = (0..600_000_u32).map(|i| (i * 7 / 5).to_le_bytes()[0] ^ fill).collect();
     std::fs::write(daemons.room.join("sent"), &bytes).unwrap();
     let words = ["recv", "files", "--to-file", "got", "--config", "beta.toml"];
     let mut receiver = daemons.room.command(&words).spawn().unwrap();

@@ -56,7 +56,7 @@ fn cuts(lab: &Lab, meter: &mut Meter) -> Vec<(u64, u64)> {
     windows
 }
 
-fn finish(lab: &Lab, mut meter: Meter, windows: &[(u64, u64)]) {
+fn finish(lab: &Lab, meter: Meter, windows: &[(u64, u64)]) {
     lab.await_network(Duration::from_secs(10));
     let streams = meter.finish(Duration::from_millis(500));
     lab.await_settled(Duration::from_secs(10));

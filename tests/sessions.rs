@@ -39,7 +39,7 @@ impl Two {
             single_host: true,
             ..volumes::InitOptions::default()
         };
-        volumes::init(&path("volume"), &options, |_, _| {}).unwrap();
+        volumes::init(path("volume"), &options, |_, _| {}).unwrap();
         let keys = ["alpha", "beta"].map(|name| {
             let private = key::generate().unwrap();
             fs::write(path(&format!("{name}.key")), key::encode(&private)).unwrap();

@@ -302,9 +302,14 @@ fn attach_one(
         Ok(handle) => return Ok(handle),
         Err(error) => error,
     };
-    // A device may appear later, a file system may be mounted later; that the name may be
-    // misspelt was warned of when the configuration was read.
-    let may_appear = matches!(&error, AttachError::Open(_)) && error.may_pass();
+    // A device may appear later, a file system may be mounted later, a replica may be in the making;
+    // that the name may be misspelt was warned of when the configuration was read.
+    let may_appear = error.may_pass()
+        && match &error {
+            AttachError::Open(_) => true,
+            AttachError::Format { .. } => plan.role == Role::Receive,
+            _ => false,
+        };
     if error.is_input_error() && !may_appear {
         return Err(error);
     }
