@@ -13,8 +13,8 @@ use std::time::Instant;
 const REFUSED: &str = "the server closed the connection right after; it may want another certificate \
                        from us (client-cert.pem), and its log may say why";
 
-fn refused(received: &io::Result<bool>) -> bool {
-    match received {
+fn refused(done: &io::Result<bool>) -> bool {
+    match done {
         Ok(whole) => !whole,
         Err(e) => matches!(
             e.kind(),
@@ -58,7 +58,13 @@ pub(super) fn connect(url: &NbdUrl, o: &Options) -> Result<Link, NbdError> {
         }
         match step {
             Step::Done(export) => break export,
-            Step::Send(bytes) => send(&transport, &bytes, until).map_err(|e| io(&e))?,
+            Step::Send(bytes) => {
+                let sent = send(&transport, &bytes, until).map(|()| true);
+                if just_secured && refused(&sent) {
+                    return Err(NbdError::Tls { at, detail: REFUSED.to_owned() });
+                }
+                sent.map_err(|e| io(&e))?;
+            }
             Step::More | Step::StartTls => {}
         }
     };
