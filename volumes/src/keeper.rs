@@ -88,7 +88,7 @@ enum Flight {
     None,
     Table { at: Micros },
     LastCopy { at: Micros, region: Bytes },
-    Entry { at: Micros },
+    Entry { at: Micros, goodbye: bool },
     Flush,
 }
 
@@ -272,7 +272,7 @@ impl Keeper {
         };
         let mut buf = self.o.pool.take_len(g.block());
         entry.encode(self.o.superblock.uuid, buf.as_mut());
-        self.flight = Flight::Entry { at: now };
+        self.flight = Flight::Entry { at: now, goodbye: self.goodbye };
         Step::Do(Op::Write { offset: g.entry_offset(self.slot, entry.copy()), data: buf.freeze() })
     }
 
@@ -303,7 +303,7 @@ impl Keeper {
                     Some(look) => self.refused(now, look),
                 }
             }
-            Flight::Entry { at } => self.entry_written(now, at),
+            Flight::Entry { at, goodbye } => self.entry_written(now, at, goodbye),
             Flight::Flush => {
                 self.recovered();
                 self.phase = Phase::Settle { until: now + self.o.interval.max(self.followed) };
@@ -524,7 +524,7 @@ impl Keeper {
         }
     }
 
-    fn entry_written(&mut self, now: Micros, at: Micros) {
+    fn entry_written(&mut self, now: Micros, at: Micros, goodbye: bool) {
         self.beat += 1;
         self.recovered();
         if self.phase == Phase::ClaimWrite {
@@ -532,12 +532,13 @@ impl Keeper {
             return;
         }
         self.facts.push_back(Fact::BeatWritten { latency: now.saturating_sub(at) });
-        if self.goodbye {
+        if goodbye {
             return self.stop(Reason::Goodbye);
         }
         self.last_beat_at = at;
         // From when the write began: a slow medium spreads beats out, never into a burst.
-        self.next_beat_at = at + self.o.interval;
+        // One that was under way when the goodbye was said does not say it.
+        self.next_beat_at = if self.goodbye { now } else { at + self.o.interval };
         self.phase = Phase::Beat;
     }
 }

@@ -758,3 +758,16 @@ fn goodbye_is_told_and_the_next_claim_need_not_wait() {
     w.until(5_000_000, |w| w.nodes[heir].keeper.machine.is_attached());
     assert!(w.now - began < 30_000, "one settling beat only: {}", w.now - began);
 }
+
+#[test]
+fn a_beat_that_was_under_way_does_not_say_goodbye() {
+    let mut w = World::two(18, Faults::default());
+    let writes = |w: &World| {
+        w.nodes[0].keeper.pending.as_ref().is_some_and(|p| matches!(p.op, Op::Write { .. }))
+    };
+    w.until(5_000_000, writes);
+    w.nodes[0].keeper.machine.goodbye();
+    w.run(100_000);
+    assert_eq!(w.nodes[0].keeper.stopped, Some(Reason::Goodbye));
+    assert!(w.nodes[1].is(|f| matches!(f, Fact::PeerLeft { node: 1, .. })));
+}
