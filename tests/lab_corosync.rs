@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use lab::clusters::{Cluster, Load, NOTICED, NOTICED_WITHIN, TOOLS, WARNED};
+use lab::clusters::{Cluster, Load, NOTICED, NOTICED_WITHIN, TOOLS, TOOLS_AND_NBDKIT, WARNED};
 use lab::{Lab, Medium, Needs, Plan, Story};
 
 fn main() -> ExitCode {
@@ -23,14 +23,7 @@ fn main() -> ExitCode {
         story("without_sidepath_it_splits", without_sidepath_it_splits),
         story("all_networks_dark", || all_networks_dark(Plan::default().medium)),
         Story {
-            tools: &[
-                "corosync",
-                "corosync-quorumtool",
-                "corosync-cfgtool",
-                "cc",
-                "unshare",
-                "nbdkit",
-            ],
+            tools: TOOLS_AND_NBDKIT,
             ..story("all_networks_dark_nbd", || {
                 all_networks_dark(Medium::Nbd { write_delay_ms: 5 })
             })

@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         guard: Duration::from_secs(180),
         tell,
     };
+    // An ordinary user's servers are no different.
+    let nbd = |name, tell| Story { tools: &["nbdkit"], ..story(name, Needs::Root, tell) };
     lab::main(&[
         story("device_turns_read_only", Needs::Root, || {
             fault(Medium::Array, |lab| lab.disk().read_only(), |lab| lab.disk().read_write());
@@ -45,9 +47,16 @@ fn main() -> ExitCode {
             fault(Medium::File, |lab| set_aside(lab, Some("another")), bring_back);
         }),
         story("ends_while_storage_stalls", Needs::Root, ends_while_storage_stalls),
+        nbd("nbd_server_dies", || {
+            fault(SLOW_NBD, |lab| lab.disk().export().kill(), |lab| lab.disk().export().restart());
+        }),
+        nbd("nbd_server_hangs", || {
+            fault(SLOW_NBD, |lab| lab.disk().export().hang(), |lab| lab.disk().export().go_on());
+        }),
     ])
 }
 
+const SLOW_NBD: Medium = Medium::Nbd { write_delay_ms: 5 };
 /// The design's bound for naming the cause, and the time to read the status.
 const CAUSE: Duration = Duration::from_millis(2000 + 100);
 

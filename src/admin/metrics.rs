@@ -321,12 +321,6 @@ fn volumes(page: &mut Page, document: &Document) {
     }
 }
 
-/// States of a copy that work, and those that do not.
-const REPLICA_STATES: [&str; 10] = [
-    "starting", "making", "copying", "in_sync", "resting", "stalled", "failed", "refused", "done",
-    "stopped",
-];
-
 fn replicas(page: &mut Page, replicas: &[Replica]) {
     type Value = (&'static str, &'static str, &'static str, fn(&Replica) -> f64);
     #[expect(clippy::cast_precision_loss, reason = "exact to 2^53, and nobody counts as far")]
@@ -356,7 +350,7 @@ fn replicas(page: &mut Page, replicas: &[Replica]) {
     }
     page.family("sidepath_replica_state", "gauge", "1 for the state a copy is in.");
     for replica in replicas {
-        for state in REPLICA_STATES {
+        for state in volumes::CopyState::ALL.map(volumes::CopyState::word) {
             let labels = [("from", replica.from.as_str()), ("to", &replica.to), ("state", state)];
             page.sample("sidepath_replica_state", &labels, u8::from(replica.state == state));
         }

@@ -21,7 +21,10 @@ use volumes::{
 };
 
 use super::{Failure, Out, Outcome, volume};
-use crate::config::quantity::{parse_duration, parse_size, show_duration, show_size};
+use crate::config::{
+    COPY_INTERVAL, COPY_LIMIT_MIN,
+    quantity::{parse_duration, parse_size, show_duration, show_size},
+};
 
 /// How long threads get to end; one that is stuck in the kernel is left behind.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
@@ -144,18 +147,7 @@ fn line(status: &CopyStatus) -> String {
     if let Some((done, all)) = status.making {
         return format!("making the replica, {} of {}", show_size(done), show_size(all));
     }
-    let state = match status.state {
-        CopyState::Starting => "looking",
-        CopyState::Making => "making the replica",
-        CopyState::Copying => "copying",
-        CopyState::InSync => "in sync",
-        CopyState::Resting => "resting",
-        CopyState::Stalled => "stalled",
-        CopyState::Failed => "retrying",
-        CopyState::Refused => "refused",
-        CopyState::Done => "done",
-        CopyState::Stopped => "stopped",
-    };
+    let state = status.state.word().replace('_', " ");
     let c = &status.counters;
     let reason = status.reason.as_ref().map(|r| format!("  {r}")).unwrap_or_default();
     format!(
@@ -214,8 +206,7 @@ fn failure(error: &CopyError) -> Failure {
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = parse_duration(text)?;
-    let range = Duration::from_millis(10)..=Duration::from_secs(86_400);
-    if range.contains(&interval) {
+    if COPY_INTERVAL.contains(&interval) {
         return Ok(interval);
     }
     Err(format!("`{text}` is no interval for copies: 10ms to 24h"))
@@ -223,8 +214,8 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 
 fn parse_rate(text: &str) -> Result<u64, String> {
     let rate = parse_size(text.strip_suffix("/s").unwrap_or(text))?;
-    if rate >= 4096 {
+    if rate >= COPY_LIMIT_MIN {
         return Ok(rate);
     }
-    Err(format!("`{text}` is too slow: at least 4KiB per second"))
+    Err(format!("`{text}` is too slow: at least {} per second", show_size(COPY_LIMIT_MIN)))
 }

@@ -32,7 +32,7 @@ pub(super) enum Verb {
 pub(super) struct Init {
     /// Block device, file or URL: nbd://HOST/EXPORT, nbds://, nbd+unix:///EXPORT?socket=/PATH
     #[arg(value_name = "PATH")]
-    place: Location,
+    location: Location,
     /// Name of the volume; with --force, the name of what is there now
     #[arg(long)]
     name: String,
@@ -61,7 +61,7 @@ pub(super) struct Init {
 pub(super) struct Look {
     /// Block device, file or URL: nbd://HOST/EXPORT, nbds://, nbd+unix:///EXPORT?socket=/PATH
     #[arg(value_name = "PATH")]
-    place: Location,
+    location: Location,
     /// One object instead of text
     #[arg(long)]
     json: bool,
@@ -72,7 +72,7 @@ pub(super) struct Look {
 pub(super) struct Bench {
     /// An idle volume on a block device or export, or a file: beside it a temporary volume is measured
     #[arg(value_name = "PATH")]
-    place: Location,
+    location: Location,
     /// Length of each of the four measurements
     #[arg(long, value_name = "D", default_value = "3s", value_parser = parse_duration)]
     duration: Duration,
@@ -110,7 +110,7 @@ fn init(args: &Init, out: &mut Out) -> Outcome {
     };
     let started = Instant::now();
     let mut shown = None;
-    let made = volumes::init(&args.place, &options, |done, all| {
+    let made = volumes::init(&args.location, &options, |done, all| {
         // Ten times a second is enough for eyes.
         let tick = started.elapsed().as_millis() / 100;
         if shown != Some(tick) {
@@ -124,7 +124,7 @@ fn init(args: &Init, out: &mut Out) -> Outcome {
     let block = u64::from(g.block_bytes);
     out.line(format!(
         "{}: volume `{}`, {}, nodes {}, {} lanes of {} + {} express, blocks of {}, uuid {}",
-        args.place,
+        args.location,
         volume.name,
         show_size(g.bytes()),
         list(&g.nodes),
@@ -147,7 +147,7 @@ fn progress_line(what: &str, done: u64, all: u64, elapsed: Duration) -> String {
 }
 
 fn inspect(args: &Look, out: &mut Out) -> Outcome {
-    let found = volumes::inspect(&args.place).map_err(|e| attach_failure(&e))?;
+    let found = volumes::inspect(&args.location).map_err(|e| attach_failure(&e))?;
     if args.json {
         return out.json(&found, false);
     }
@@ -209,7 +209,7 @@ fn show_inspection(found: &Inspection, out: &mut Out) -> Outcome {
 }
 
 fn verify(args: &Look, out: &mut Out) -> Outcome {
-    let checked = volumes::verify(&args.place).map_err(|e| attach_failure(&e))?;
+    let checked = volumes::verify(&args.location).map_err(|e| attach_failure(&e))?;
     if args.json {
         out.json(&checked, false)?;
     } else {
@@ -218,7 +218,7 @@ fn verify(args: &Look, out: &mut Out) -> Outcome {
     if checked.ok {
         return Ok(());
     }
-    Err(Failure::failed(format!("{}: damaged", args.place)).hint(
+    Err(Failure::failed(format!("{}: damaged", args.location)).hint(
         "what was torn is sent again by its writer while it lives; if the superblocks or entries \
          are damaged, stop the daemons and format the volume anew",
     ))
@@ -251,10 +251,10 @@ fn bench(args: &Bench, out: &mut Out) -> Outcome {
     let options = BenchOptions { duration: args.duration, single_host: args.single_host };
     out.talk(format!(
         "measuring {}: latency and throughput, ours and raw, {} each",
-        args.place,
+        args.location,
         show_duration(args.duration)
     ));
-    let report = volumes::bench(&args.place, &options)
+    let report = volumes::bench(&args.location, &options)
         .map_err(|e| failure(&e.to_string(), e.is_input_error()))?;
     if args.json {
         return out.json(&report, false);

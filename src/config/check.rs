@@ -393,24 +393,24 @@ fn storage(
             );
             continue;
         };
-        if let Some(place) = place(&path, base, report) {
-            paths.push((name.value.clone(), place));
+        if let Some(location) = location(&path, base, report) {
+            paths.push((name.value.clone(), location));
             names.push(name);
         }
     }
     let [volume, send] = [volume, send].map(|word| {
         let word = word?;
-        let place = place(&word, base, report)?;
+        let location = location(&word, base, report)?;
         if word.value.is_empty() {
             report.error(word.span, "an empty path");
-        } else if place.path().is_some_and(|path| !path.exists()) {
+        } else if location.path().is_some_and(|path| !path.exists()) {
             report.warning(
                 word.span,
                 format!("`{}` does not exist (yet)", word.value),
                 "sidepath volume init formats one; the daemon waits for it",
             );
         }
-        Some(place)
+        Some(location)
     });
     let send = volume.or(send)?;
     let config = StorageConfig {
@@ -426,9 +426,9 @@ fn storage(
 }
 
 /// A path, from the configuration's folder, or a URL.
-pub(super) fn place(word: &Word<String>, base: &Path, report: &mut Report) -> Option<Location> {
+pub(super) fn location(word: &Word<String>, base: &Path, report: &mut Report) -> Option<Location> {
     match Location::parse(&word.value) {
-        Ok(place) => Some(place.below(base)),
+        Ok(location) => Some(location.below(base)),
         Err(error) => {
             let words = error.to_string();
             let (what, hint) = words.split_once("; ").unwrap_or((&words, "see `sidepath volume`"));

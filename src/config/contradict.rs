@@ -181,7 +181,7 @@ pub(super) fn receive_names(
         .filter_map(|peer| peer.name.as_ref())
         .map(|name| name.value.as_str())
         .collect();
-    for (word, (_, place)) in receive.iter().zip(&storage.receive) {
+    for (word, (_, location)) in receive.iter().zip(&storage.receive) {
         if !names.contains(&word.value.as_str()) {
             let hint = match closest(&word.value, names.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -194,7 +194,7 @@ pub(super) fn receive_names(
                 hint,
             );
         }
-        if *place == storage.send {
+        if location.is_same(&storage.send) {
             report.error_hint(
                 word.span.clone(),
                 format!("`{}` is read from the volume we send on", word.value),

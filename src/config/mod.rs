@@ -19,6 +19,7 @@ use std::{
 };
 
 use failover::{ClassRules, NodeId};
+pub(crate) use replicate::{COPY_INTERVAL, COPY_LIMIT_MIN};
 use report::Report;
 use volumes::media::Location;
 

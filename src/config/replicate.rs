@@ -1,23 +1,29 @@
 //! `[[replicate]]`: which volume this daemon copies where, and what contradicts that.
 //!
-//! Awkward case: two paths may be two names of one file; where a file exists, its real name is
-//! compared. What only the media can tell (a replica as the source, foreign data at the
+//! Awkward case: two paths may be two names of one medium ([`Location::is_same`]). What only the media can tell (a replica as the source, foreign data at the
 //! destination) is refused by the copy itself.
 
-use std::{ops::Range, path::Path, time::Duration};
+use std::{
+    ops::{Range, RangeInclusive},
+    path::Path,
+    time::Duration,
+};
 
 use volumes::media::Location;
 
 use super::{
     ReplicaMode, ReplicateConfig, StorageConfig,
-    check::place,
+    check::location,
     file::{Section, Word},
     report::{Report, closest},
 };
 
 const MODES: [&str; 3] = ["continuous", "interval", "on-command"];
-/// One block a second: slower is no copy but a backlog.
-const LIMIT_MIN: u64 = 4096;
+/// From one round's beginning to the next.
+pub(crate) const COPY_INTERVAL: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(86_400);
+/// Bytes per second. One block a second: slower is no copy but a backlog.
+pub(crate) const COPY_LIMIT_MIN: u64 = 4096;
 
 /// What could be understood of one entry.
 #[derive(Debug)]
@@ -43,19 +49,15 @@ pub(super) fn replicate(
     let from = section.required_text("from", "\"/dev/disk/by-id/our-lun\"", report);
     let to = section.required_text("to", "\"nbd://192.0.2.9/replica\"", report);
     let mode = section.text("mode", report);
-    let interval = section.duration(
-        "interval",
-        Duration::from_millis(10)..=Duration::from_secs(86_400),
-        report,
-    );
-    let limit = section.size("limit", LIMIT_MIN..=u64::MAX, report);
+    let interval = section.duration("interval", COPY_INTERVAL, report);
+    let limit = section.size("limit", COPY_LIMIT_MIN..=u64::MAX, report);
     let [from, to] = [from, to].map(|word| {
         let word = word?;
         if word.value.is_empty() {
             report.error(word.span, "an empty path");
             return None;
         }
-        place(&word, base, report).map(|at| word.with(at))
+        location(&word, base, report).map(|at| word.with(at))
     });
     let mode = mode_of(mode.as_ref(), interval, &section, report);
     section.finish(report);
@@ -99,11 +101,6 @@ fn mode_of(
     Some(parsed)
 }
 
-fn same(a: &Location, b: &Location) -> bool {
-    let real = |at: &Location| at.path().and_then(|path| std::fs::canonicalize(path).ok());
-    a == b || real(a).is_some_and(|a| real(b) == Some(a))
-}
-
 pub(super) fn contradictions(
     entries: &[ReplicateWords],
     storage: Option<&StorageConfig>,
@@ -112,7 +109,7 @@ pub(super) fn contradictions(
     let line = |span: &Range<usize>, report: &Report| report.line_of(span);
     for (index, entry) in entries.iter().enumerate() {
         let Some(to) = &entry.to else { continue };
-        if let Some(from) = entry.from.as_ref().filter(|from| same(&from.value, &to.value)) {
+        if let Some(from) = entry.from.as_ref().filter(|from| from.value.is_same(&to.value)) {
             let at = line(&from.span, report);
             report.error_hint(
                 to.span.clone(),
@@ -121,7 +118,7 @@ pub(super) fn contradictions(
             );
             continue;
         }
-        if storage.is_some_and(|storage| same(&storage.send, &to.value)) {
+        if storage.is_some_and(|storage| storage.send.is_same(&to.value)) {
             report.error_hint(
                 to.span.clone(),
                 "`to` is the volume we send on: it would be overwritten",
@@ -130,7 +127,7 @@ pub(super) fn contradictions(
             continue;
         }
         let mut before = entries[..index].iter().filter_map(|e| e.to.as_ref());
-        if let Some(first) = before.find(|first| same(&first.value, &to.value)) {
+        if let Some(first) = before.find(|first| first.value.is_same(&to.value)) {
             let at = line(&first.span, report);
             report.error_hint(
                 to.span.clone(),
@@ -140,7 +137,7 @@ pub(super) fn contradictions(
             continue;
         }
         let mut sources = entries.iter().filter_map(|e| e.from.as_ref());
-        if let Some(other) = sources.find(|from| same(&from.value, &to.value)) {
+        if let Some(other) = sources.find(|from| from.value.is_same(&to.value)) {
             let at = line(&other.span, report);
             report.error_hint(
                 to.span.clone(),

@@ -300,7 +300,7 @@ impl Copy {
                 }
             }
             // Between two attempts a copy looks for a moment: the trouble is not over yet.
-            None if shown.state == "starting" => {}
+            None if shown.state == CopyState::Starting.word() => {}
             None => {
                 if std::mem::take(&mut self.told) {
                     tracing::info!(to, state = shown.state, "the replica is copied again");
@@ -335,7 +335,12 @@ impl Copy {
             from: self.config.from.to_string(),
             to: self.config.to.to_string(),
             mode: self.config.mode.word().into(),
-            state: if self.refused.is_some() { "refused" } else { "resting" }.into(),
+            state: match self.refused {
+                Some(_) => CopyState::Refused,
+                None => CopyState::Resting,
+            }
+            .word()
+            .into(),
             reason: self.refused.clone(),
             ..document::Replica::default()
         };
@@ -343,7 +348,7 @@ impl Copy {
         let Some(handle) = &self.handle else { return shown };
         let status = handle.status();
         [shown.records, shown.bytes, shown.missing, shown.rounds] = self.totals(&status);
-        shown.state = word(status.state).into();
+        shown.state = status.state.word().into();
         shown.reason = status.reason;
         shown.name = status.name;
         shown.nodes = status.nodes;
@@ -352,22 +357,6 @@ impl Copy {
         shown.lag_ms = status.lag_ms;
         shown.making = status.making;
         shown
-    }
-}
-
-/// The words of `volume copy --json`.
-const fn word(state: CopyState) -> &'static str {
-    match state {
-        CopyState::Starting => "starting",
-        CopyState::Making => "making",
-        CopyState::Copying => "copying",
-        CopyState::InSync => "in_sync",
-        CopyState::Resting => "resting",
-        CopyState::Stalled => "stalled",
-        CopyState::Failed => "failed",
-        CopyState::Refused => "refused",
-        CopyState::Done => "done",
-        CopyState::Stopped => "stopped",
     }
 }
 

@@ -51,7 +51,7 @@ impl Role {
 /// One volume to attach.
 #[derive(Debug, Clone)]
 pub(crate) struct VolumePlan {
-    pub(crate) place: Location,
+    pub(crate) location: Location,
     pub(crate) role: Role,
 }
 
@@ -66,19 +66,14 @@ pub(crate) struct StorePlan {
 impl StorePlan {
     /// The send volume is number 0.
     pub(crate) fn new(send: &Location, receive: &[(String, Location)], peers: usize) -> Self {
-        // Two names of one file are one volume; two URLs are as they are written.
-        let real = |place: &Location| {
-            let found = place.path().and_then(|path| std::fs::canonicalize(path).ok());
-            found.map_or_else(|| place.clone(), Location::from)
-        };
         let mut plan = Self {
-            volumes: vec![VolumePlan { place: send.clone(), role: Role::Send }],
+            volumes: vec![VolumePlan { location: send.clone(), role: Role::Send }],
             receive: BTreeMap::new(),
         };
-        for (name, place) in receive {
-            let known = plan.volumes.iter().position(|v| real(&v.place) == real(place));
+        for (name, location) in receive {
+            let known = plan.volumes.iter().position(|v| v.location.is_same(location));
             let at = known.unwrap_or_else(|| {
-                plan.volumes.push(VolumePlan { place: place.clone(), role: Role::Receive });
+                plan.volumes.push(VolumePlan { location: location.clone(), role: Role::Receive });
                 plan.volumes.len() - 1
             });
             // At most 63 peers, so at most 64 volumes.
@@ -152,7 +147,7 @@ impl StorePlane {
         };
         for (volume, number) in plan.volumes.iter().zip(0..) {
             let handle = attach_nicely(volume, VolumeId(number), settings, &plane.queue)
-                .map_err(|error| VolumeRefused { path: volume.place.label(), error })?;
+                .map_err(|error| VolumeRefused { path: volume.location.label(), error })?;
             plane.volumes.push(Attached {
                 plan: volume.clone(),
                 handle,
@@ -286,7 +281,7 @@ fn attach_one(
     settings: StoreSettings,
     queue: &Arc<StoreQueue>,
 ) -> Result<Handle, AttachError> {
-    let mut options = AttachOptions::new(&plan.place, settings.node.get());
+    let mut options = AttachOptions::new(&plan.location, settings.node.get());
     options.epoch = settings.epoch;
     options.flush_bytes = settings.flush_bytes;
     options.flush_delay = settings.flush_delay;
@@ -302,18 +297,13 @@ fn attach_one(
         Ok(handle) => return Ok(handle),
         Err(error) => error,
     };
-    // A device may appear later, a file system may be mounted later, a replica may be in the making;
-    // that the name may be misspelt was warned of when the configuration was read.
-    let may_appear = error.may_pass()
-        && match &error {
-            AttachError::Open(_) => true,
-            AttachError::Format { .. } => plan.role == Role::Receive,
-            _ => false,
-        };
+    // A device may appear later, a file system may be mounted later; that the name may be
+    // misspelt was warned of when the configuration was read.
+    let may_appear = matches!(&error, AttachError::Open(_)) && error.may_pass();
     if error.is_input_error() && !may_appear {
         return Err(error);
     }
-    tracing::warn!(volume = %plan.place, %error, "starting without this volume; retrying");
+    tracing::warn!(volume = %plan.location, %error, "starting without this volume; retrying");
     options.wait_for_medium = true;
     attach(options)
 }

@@ -12,8 +12,9 @@ use super::node::Node;
 use super::process::{run, sh, wait_child, wait_for};
 use super::sys;
 
-pub(crate) const TOOLS: &[&str] =
-    &["corosync", "corosync-quorumtool", "corosync-cfgtool", "cc", "unshare"];
+pub(crate) const TOOLS_AND_NBDKIT: &[&str] =
+    &["nbdkit", "corosync", "corosync-quorumtool", "corosync-cfgtool", "cc", "unshare"];
+pub(crate) const TOOLS: &[&str] = TOOLS_AND_NBDKIT.split_at(1).1;
 
 /// A token of 3000 ms grows by 650 ms per node above two; a lost one is followed by a consensus
 /// of 1.2 tokens. Measured: others split after 7.6 to 8.0 s; a knet link goes down within 2 s.

@@ -44,6 +44,12 @@ impl Status {
         counters[name].as_u64().unwrap_or_else(|| panic!("no counter {name} in {counters}"))
     }
 
+    /// Of each volume.
+    pub(crate) fn write_latencies_ms(&self) -> Vec<f64> {
+        let volumes = self.0["volumes"].as_array().expect("volumes is a list");
+        volumes.iter().filter_map(|v| Some(v["write_latency_us"].as_f64()? / 1e3)).collect()
+    }
+
     /// Everything this node says is wrong with its storage: (state, reason) of volumes and peers.
     pub(crate) fn storage_complaints(&self) -> Vec<String> {
         let mut found = Vec::new();

@@ -144,12 +144,42 @@ impl Pulse {
     }
 }
 
-/// A thread's own descriptor of the medium, opened anew when it keeps failing.
+/// A thread's own descriptor of a medium, let go of when it keeps failing.
+#[derive(Debug, Default)]
+pub(crate) struct Descriptor {
+    pub(crate) device: Option<Arc<dyn BlockDevice>>,
+    failures: u32,
+}
+
+impl Descriptor {
+    pub(crate) fn new(device: Option<Arc<dyn BlockDevice>>) -> Self {
+        Self { device, failures: 0 }
+    }
+
+    pub(crate) fn run(&mut self, pool: &Pool, op: Op) -> Result<Bytes, IoFault> {
+        let Some(device) = &self.device else {
+            return Err(IoFault::new(IoFaultKind::Gone, "the medium is not open"));
+        };
+        let result = execute(&**device, pool, op);
+        self.failures = if result.is_ok() { 0 } else { self.failures + 1 };
+        if self.failures >= REOPEN_AFTER {
+            *self = Self::default();
+        }
+        result
+    }
+
+    /// Its name leads to something else by now.
+    pub(crate) fn is_stray(&self) -> bool {
+        self.device.as_ref().is_some_and(|d| !d.still_there())
+    }
+}
+
+/// A thread's way to the medium: opened anew when it keeps failing, or another thread found that it
+/// is not there any more.
 struct Medium {
     opener: Opener,
-    device: Option<Arc<dyn BlockDevice>>,
+    held: Descriptor,
     generation: u64,
-    failures: u32,
     check_name: bool,
 }
 
@@ -157,44 +187,29 @@ impl Medium {
     fn run(&mut self, shared: &Shared, op: Op) -> Result<Bytes, IoFault> {
         let generation = shared.reopen.load(Ordering::Acquire);
         if generation != self.generation {
-            self.device = None;
+            self.held = Descriptor::default();
             self.generation = generation;
         }
-        if self.check_name && self.device.as_ref().is_some_and(|d| !d.still_there()) {
-            self.device = None;
+        if self.check_name && self.held.is_stray() {
+            self.held = Descriptor::default();
             self.generation = shared.reopen.fetch_add(1, Ordering::AcqRel) + 1;
             shared.permit.reopened((shared.clock)());
         }
-        let device = match &self.device {
-            Some(device) => device,
-            None => {
-                let device =
-                    (self.opener)().map_err(|e| IoFault::new(IoFaultKind::Gone, e.to_string()))?;
-                // What was opened may be another file than the one that was locked.
-                shared.hold_lock().map_err(|e| IoFault::new(IoFaultKind::Gone, e.to_string()))?;
-                // A look that another thread began earlier was through what it had opened then.
-                shared.permit.reopened((shared.clock)());
-                if matches!(op, Op::Write { .. }) {
-                    // Nothing is written to a medium that was not looked at.
-                    self.device = Some(device);
-                    let detail = "the medium was opened anew; it is checked before the write";
-                    return Err(IoFault::new(IoFaultKind::Other, detail));
-                }
-                self.device.insert(device)
-            }
-        };
-        let result = execute(&**device, &shared.pool, op);
-        match &result {
-            Ok(_) => self.failures = 0,
-            Err(_) => {
-                self.failures += 1;
-                if self.failures >= REOPEN_AFTER {
-                    self.failures = 0;
-                    self.device = None;
-                }
+        if self.held.device.is_none() {
+            let device =
+                (self.opener)().map_err(|e| IoFault::new(IoFaultKind::Gone, e.to_string()))?;
+            // What was opened may be another file than the one that was locked.
+            shared.hold_lock().map_err(|e| IoFault::new(IoFaultKind::Gone, e.to_string()))?;
+            // A look that another thread began earlier was through what it had opened then.
+            shared.permit.reopened((shared.clock)());
+            self.held.device = Some(device);
+            if matches!(op, Op::Write { .. }) {
+                // Nothing is written to a medium that was not looked at.
+                let detail = "the medium was opened anew; it is checked before the write";
+                return Err(IoFault::new(IoFaultKind::Other, detail));
             }
         }
-        result
+        self.held.run(&shared.pool, op)
     }
 }
 
@@ -232,7 +247,8 @@ pub(crate) fn drive<M: Machine>(
     let opener = shared.opener.clone();
     let device = opener().ok().filter(|_| shared.hold_lock().is_ok());
     let generation = shared.reopen.load(Ordering::Acquire);
-    let mut medium = Medium { opener, device, generation, failures: 0, check_name };
+    let held = Descriptor::new(device);
+    let mut medium = Medium { opener, held, generation, check_name };
     let mut facts = Vec::new();
     loop {
         before(shared, seat);

@@ -20,7 +20,6 @@ use crate::media::{self, BlockDevice, Direct, How, Location, OpenError};
 use crate::probe;
 use crate::runtime::{AttachError, read_superblock};
 use std::fs::OpenOptions;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -110,7 +109,7 @@ pub(crate) fn prepare(
         Some(path) => create(path, original.geometry.bytes())?,
         None => false,
     };
-    if same_medium(from, to) {
+    if from.is_same(to) {
         return Err(CopyError::Same { path: labels.1 });
     }
     let result = (|| {
@@ -240,18 +239,6 @@ fn create(path: &Path, size: u64) -> Result<bool, CopyError> {
     let file = options.read(true).write(true).create_new(new).open(path).map_err(fail)?;
     file.set_len(size).map_err(fail)?;
     Ok(new)
-}
-
-fn same_medium(a: &Location, b: &Location) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    let (Some(from), Some(to)) = (a.path(), b.path()) else { return a == b };
-    let id = |path: &Path| {
-        let m = std::fs::metadata(path).ok()?;
-        // Two nodes of one device are one medium.
-        let device = m.file_type().is_block_device();
-        Some(if device { (m.rdev(), 0) } else { (m.dev(), m.ino()) })
-    };
-    id(from).is_some_and(|from| id(to) == Some(from))
 }
 
 /// Which running kernel this is: there the host lock is final.

@@ -12,13 +12,13 @@
 
 use crate::buffer::Pool;
 use crate::event::{IoFault, IoFaultKind, Micros, Op, Step};
-use crate::flusher::{Pulse, execute};
+use crate::flusher::{Descriptor, Pulse};
 use crate::format::superblock::Uuid;
 use crate::lock::HostLock;
 use crate::log::replicate::{
     Lag, Notice, Pace, ReplicaCounters, Replicator, ReplicatorOptions, Side,
 };
-use crate::media::{BlockDevice, Location};
+use crate::media::Location;
 use crate::replica::{Consent, CopyError, check_source, gone, host, make_replica, prepare};
 use crate::runtime::{self, AttachError, Clock, Opener};
 use bytes::Bytes;
@@ -29,8 +29,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Failures in a row after which a medium is opened anew.
-const REOPEN_AFTER: u32 = 3;
 /// An idle thread looks around this often.
 const NAP_MAX: Duration = Duration::from_millis(500);
 
@@ -90,6 +88,38 @@ pub enum CopyState {
     Refused,
     Done,
     Stopped,
+}
+
+impl CopyState {
+    pub const ALL: [Self; 10] = [
+        Self::Starting,
+        Self::Making,
+        Self::Copying,
+        Self::InSync,
+        Self::Resting,
+        Self::Stalled,
+        Self::Failed,
+        Self::Refused,
+        Self::Done,
+        Self::Stopped,
+    ];
+
+    /// As it is serialized.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Making => "making",
+            Self::Copying => "copying",
+            Self::InSync => "in_sync",
+            Self::Resting => "resting",
+            Self::Stalled => "stalled",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Done => "done",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -205,53 +235,37 @@ fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>
     spawned.map_err(|e| CopyError::Thread { detail: e.to_string() })
 }
 
-/// One side's own descriptor, opened anew when it keeps failing.
+/// One side's way to its medium, opened anew when it keeps failing.
 struct Medium<'a> {
     shared: &'a Shared,
     side: Side,
-    device: Option<Arc<dyn BlockDevice>>,
-    failures: u32,
+    held: Descriptor,
 }
 
 impl Medium<'_> {
     fn run(&mut self, op: Op) -> Result<Bytes, IoFault> {
         let shared = self.shared;
         let is_look = matches!(op, Op::Read { offset: 0, .. });
-        if is_look && self.device.as_ref().is_some_and(|d| !d.still_there()) {
-            self.device = None;
+        if is_look && self.held.is_stray() {
+            self.held = Descriptor::default();
         }
-        let device = match &self.device {
-            Some(device) => device,
-            None => {
-                let device = (shared.openers[self.side.index()])().map_err(gone)?;
-                if self.side == Side::Destination {
-                    // What was opened may be another file than the one that was locked.
-                    shared.hold_lock().map_err(gone)?;
-                }
-                if !is_look {
-                    // Nothing is done on a medium that was not looked at.
-                    self.device = Some(device);
-                    if let Some(machine) = locked(&shared.machine).as_mut() {
-                        machine.reopened(self.side);
-                    }
-                    let detail = "the medium was opened anew; it is looked at first";
-                    return Err(IoFault::new(IoFaultKind::Other, detail));
-                }
-                self.device.insert(device)
+        if self.held.device.is_none() {
+            let device = (shared.openers[self.side.index()])().map_err(gone)?;
+            if self.side == Side::Destination {
+                // What was opened may be another file than the one that was locked.
+                shared.hold_lock().map_err(gone)?;
             }
-        };
-        let result = execute(&**device, &shared.pool, op);
-        match &result {
-            Ok(_) => self.failures = 0,
-            Err(_) => {
-                self.failures += 1;
-                if self.failures >= REOPEN_AFTER {
-                    self.failures = 0;
-                    self.device = None;
+            self.held.device = Some(device);
+            if !is_look {
+                // Nothing is done on a medium that was not looked at.
+                if let Some(machine) = locked(&shared.machine).as_mut() {
+                    machine.reopened(self.side);
                 }
+                let detail = "the medium was opened anew; it is looked at first";
+                return Err(IoFault::new(IoFaultKind::Other, detail));
             }
         }
-        result
+        self.held.run(&shared.pool, op)
     }
 }
 
@@ -367,8 +381,8 @@ impl Shared {
     fn drive(&self, side: Side) {
         // Naps of 50 us are pointless with the default timer slack of 50 us.
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1_000));
-        let mut medium = Medium { shared: self, side, device: None, failures: 0 };
-        medium.device = (self.openers[side.index()])().ok();
+        let held = Descriptor::new((self.openers[side.index()])().ok());
+        let mut medium = Medium { shared: self, side, held };
         let pulse = &self.pulses[side.index()];
         let mut notices = Vec::new();
         while !self.stopping() {

@@ -54,7 +54,9 @@ pub struct AttachOptions {
     pub node: u8,
     /// The new epoch is greater than this.
     pub epoch: u64,
+    /// A record of twice this is bulk; behind it a batch waits until it has eight times as much...
     pub flush_bytes: usize,
+    /// ...or is this old.
     pub flush_delay: Duration,
     /// One host alone uses the medium: the page cache may be used (tmpfs).
     pub single_host: bool,
@@ -123,6 +125,12 @@ pub enum AttachError {
          records here; use it as a receive volume, and the original as the send volume"
     )]
     IsReplica { path: PathBuf, name: String },
+    /// Who only reads makes nothing there, and must not: an `init` would be in the copy's way.
+    #[error(
+        "{path}: no replica is here yet ({why}); the first copy to it makes it: [[replicate]] in a \
+         configuration, `sidepath volume copy`, or the array's mirroring"
+    )]
+    NoReplica { path: PathBuf, why: &'static str },
     #[error("{path}: cannot read it: {detail}")]
     Io { path: PathBuf, detail: String },
     #[error("{path}: the medium did not answer within {waited_ms} ms")]
@@ -141,7 +149,7 @@ impl AttachError {
     pub fn is_input_error(&self) -> bool {
         match self {
             Self::Open(e) => e.is_input_error(),
-            Self::Io { .. } | Self::Silent { .. } => false,
+            Self::Io { .. } | Self::Silent { .. } | Self::NoReplica { .. } => false,
             Self::Thread { .. } | Self::Random { .. } => false,
             _ => true,
         }
@@ -152,7 +160,7 @@ impl AttachError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Open(e) => e.may_pass(),
-            Self::Io { .. } | Self::Silent { .. } => true,
+            Self::Io { .. } | Self::Silent { .. } | Self::NoReplica { .. } => true,
             Self::Format { source, .. } => {
                 matches!(source, FormatError::NotAVolume | FormatError::BadChecksum)
             }
@@ -227,11 +235,21 @@ pub fn read_superblock(
     Err(AttachError::Format { path: path.to_owned(), source })
 }
 
+/// What is missing where we only read is not ours to make.
+fn no_replica(error: AttachError, path: PathBuf) -> AttachError {
+    let why = match &error {
+        AttachError::Open(e) if matches!(**e, OpenError::Missing { .. }) => "nothing is there",
+        AttachError::Format { source: FormatError::NotAVolume, .. } => "it holds no volume",
+        _ => return error,
+    };
+    AttachError::NoReplica { path, why }
+}
+
 /// All that an operator can get wrong, in one look.
 fn look(o: &AttachOptions, opener: &Opener) -> Result<Superblock, AttachError> {
-    let device = opener()?;
     let path = || o.label();
-    let superblock = read_superblock(&*device, &path())?;
+    let read = opener().and_then(|device| Ok((read_superblock(&*device, &path())?, device)));
+    let (superblock, device) = read.map_err(|e| if o.sends { e } else { no_replica(e, path()) })?;
     let g = &superblock.geometry;
     if g.slot(o.node).is_none() {
         let (name, nodes) = (superblock.name.clone(), g.nodes.clone());

@@ -2,40 +2,19 @@
 
 mod common;
 
-use bytes::Bytes;
-use common::loops::Loop;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use common::loops::{Loop, Scratch};
+use common::threads::{Facts, frames, sink, wait};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use volumes::log::receive::Mode;
 use volumes::media::{BlockDevice, FaultDevice, MemoryDevice, conformance};
-use volumes::runtime::{Clock, Sink, attach_to};
+use volumes::runtime::{Clock, attach_to};
 use volumes::status::VolumeState;
 use volumes::{
     AttachError, AttachOptions, Fact, Handle, InitError, InitOptions, IoFaultKind, Refused, Ring,
 };
 use volumes::{attach, init, inspect, verify};
-
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let base = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let dir = base.join(format!("{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        Self(dir)
-    }
-    fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn options(name: &str) -> InitOptions {
     InitOptions {
@@ -47,17 +26,9 @@ fn options(name: &str) -> InitOptions {
     }
 }
 
-type Facts = Arc<Mutex<Vec<Fact>>>;
-
 fn clock() -> Clock {
     let began = Instant::now();
     Arc::new(move || u64::try_from(began.elapsed().as_micros()).unwrap())
-}
-
-fn sink() -> (Facts, Sink) {
-    let facts: Facts = Arc::default();
-    let f = facts.clone();
-    (facts, Arc::new(move |fact| f.lock().unwrap().push(fact)))
 }
 
 fn opts(path: &Path, node: u8) -> AttachOptions {
@@ -74,23 +45,6 @@ fn up(path: &Path, node: u8) -> (Handle, Facts) {
     let handle = attach(opts(path, node), clock(), sink).unwrap();
     wait("attach", || handle.epoch() != 0);
     (handle, facts)
-}
-
-/// A watchdog against hangs, not a measure.
-fn wait(what: &str, done: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < until, "never: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn frames(facts: &Facts) -> Vec<Bytes> {
-    let of = |f: &Fact| match f {
-        Fact::Frames { frames, .. } => frames.clone(),
-        _ => Vec::new(),
-    };
-    facts.lock().unwrap().iter().flat_map(of).collect()
 }
 
 #[test]
@@ -560,4 +514,20 @@ fn threads_live_through_every_kind_of_failure() {
     }
     wait("up", || a.status().state == VolumeState::Up && b.status().state == VolumeState::Up);
     assert!(a.shutdown(Duration::from_secs(5)) && b.shutdown(Duration::from_secs(5)));
+}
+
+#[test]
+fn who_only_reads_is_told_to_wait_for_a_copy_and_not_to_format() {
+    let dir = Scratch::new("no-replica");
+    std::fs::write(dir.join("blank"), vec![0; 4 << 20]).unwrap();
+    for name in ["absent", "blank"] {
+        let reads = AttachOptions { sends: false, ..opts(&dir.join(name), 2) };
+        let e = attach(reads, clock(), sink().1).unwrap_err();
+        assert!(matches!(e, AttachError::NoReplica { .. }), "{e}");
+        assert!(!e.is_input_error() && e.may_pass(), "it may be made at any moment");
+        assert!(!e.to_string().contains("init"), "{e}: an original would be in the copy's way");
+        let sends = opts(&dir.join(name), 1);
+        let e = attach(sends, clock(), sink().1).unwrap_err();
+        assert!(e.is_input_error() && e.to_string().contains("init"), "{e}");
+    }
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use common::loops::Scratch;
+use common::threads::wait;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,15 +51,6 @@ fn end(copy: &Copy) -> Result<(), Arc<CopyError>> {
 
 fn once(from: &Path, to: &Path) -> Result<(), Arc<CopyError>> {
     end(&copy(from, to, Pace::Once))
-}
-
-/// A watchdog against hangs, not a measure.
-fn wait(what: &str, done: impl Fn() -> bool) {
-    let until = Instant::now() + Duration::from_secs(30);
-    while !done() {
-        assert!(Instant::now() < until, "never: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// An attached node and the numbers of the frames it has read, each once and in order.

@@ -4,6 +4,7 @@ mod common;
 
 use common::loops::Scratch;
 use common::servers::{At, Server, have};
+use common::threads::wait;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use volumes::buffer::Pool;
@@ -29,15 +30,6 @@ fn read(device: &dyn BlockDevice, offset: u64, len: usize) -> Result<Vec<u8>, Io
     let mut buf = Pool::new().take_len(len);
     device.read_at(offset, buf.as_mut())?;
     Ok(buf.as_ref().to_vec())
-}
-
-/// A watchdog against hangs, not a measure.
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(30);
-    while !done() {
-        assert!(Instant::now() < until, "never: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]

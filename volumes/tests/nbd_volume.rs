@@ -3,11 +3,11 @@
 
 mod common;
 
-use bytes::Bytes;
 use common::loops::Scratch;
 use common::servers::{At, Server, have};
+use common::threads::{Facts, frames, sink, wait};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use volumes::media::nbd::{NbdUrl, Options, open};
 use volumes::media::{BlockDevice, Location};
@@ -20,8 +20,6 @@ use volumes::{
 };
 
 const BYTES: usize = 4 << 20;
-
-type Facts = Arc<Mutex<Vec<Fact>>>;
 
 fn options(name: &str) -> InitOptions {
     InitOptions { name: name.into(), nodes: vec![1, 2], ..InitOptions::default() }
@@ -39,9 +37,8 @@ fn opts(at: &Location, node: u8) -> AttachOptions {
 }
 
 fn try_up(o: AttachOptions) -> Result<(Handle, Facts), AttachError> {
-    let facts: Facts = Arc::default();
-    let f = facts.clone();
-    let handle = attach(o, clock(), Arc::new(move |fact| f.lock().unwrap().push(fact)))?;
+    let (facts, sink) = sink();
+    let handle = attach(o, clock(), sink)?;
     Ok((handle, facts))
 }
 
@@ -49,23 +46,6 @@ fn up(at: &Location, node: u8) -> (Handle, Facts) {
     let (handle, facts) = try_up(opts(at, node)).unwrap();
     wait("attach", || handle.epoch() != 0);
     (handle, facts)
-}
-
-/// A watchdog against hangs, not a measure.
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(60);
-    while !done() {
-        assert!(Instant::now() < until, "never: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn frames(facts: &Facts) -> Vec<Bytes> {
-    let of = |f: &Fact| match f {
-        Fact::Frames { frames, .. } => frames.clone(),
-        _ => Vec::new(),
-    };
-    facts.lock().unwrap().iter().flat_map(of).collect()
 }
 
 /// Numbers from here to there, 900 bytes each; what the medium says is passed on as the link would.

@@ -36,7 +36,8 @@ use crate::{
 
 /// Traffic within this time makes beats quick.
 const BUSY: Duration = Duration::from_secs(2);
-/// How long storage is given, on the way back to the network, to have its last frames read.
+/// How long storage is given, on the way back to the network, to have its last frames read, and
+/// the outbox to be empty once.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(100);
 /// Keys are renewed after as many frames, whatever their age.
 const REKEY_FRAMES: u64 = 1 << 32;

@@ -7,6 +7,7 @@
 use super::nbd::NbdUrl;
 use super::nbd::url::{Server, UrlError};
 use std::fmt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -51,6 +52,18 @@ impl Location {
             Self::Path(path) => Self::Path(folder.join(path)),
             other => other,
         }
+    }
+
+    /// Whether both lead to one medium, as far as this host can tell: two names of a file, two
+    /// nodes of a device. Two URLs of one export are not told.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let identity = |at: &Self| {
+            let m = std::fs::metadata(at.path()?).ok()?;
+            let device = m.file_type().is_block_device();
+            Some(if device { (m.rdev(), 0) } else { (m.dev(), m.ino()) })
+        };
+        self == other || identity(self).is_some_and(|ours| identity(other) == Some(ours))
     }
 
     #[must_use]
@@ -149,6 +162,24 @@ mod tests {
         assert_eq!(url.clone().below(Path::new("/etc")), url);
         let path = Location::parse("v").unwrap().below(Path::new("/etc"));
         assert_eq!(path, Location::Path("/etc/v".into()));
+    }
+
+    #[test]
+    fn two_names_of_one_file_are_the_same() {
+        let dir = crate::media::file::tests::scratch("same");
+        let at = |name: &str| Location::from(dir.join(name));
+        std::fs::write(dir.join("a"), "").unwrap();
+        std::fs::write(dir.join("b"), "").unwrap();
+        std::fs::hard_link(dir.join("a"), dir.join("c")).unwrap();
+        std::os::unix::fs::symlink("a", dir.join("d")).unwrap();
+        assert!(at("a").is_same(&at("c")) && at("d").is_same(&at("c")));
+        assert!(!at("a").is_same(&at("b")) && !at("x").is_same(&at("y")));
+        assert!(at("x").is_same(&at("x")), "also where nothing is yet");
+        let url = |text| Location::parse(text).unwrap();
+        assert!(url("nbd://h/a").is_same(&url("nbd://h/a")));
+        assert!(
+            !url("nbd://h/a").is_same(&url("nbd://h/b")) && !url("nbd://h/a").is_same(&at("a"))
+        );
     }
 
     #[test]
