@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Done, Room};
+use crate::room::{Done, Room};
 
 /// Two daemons on this machine.
 pub(crate) struct Pair {

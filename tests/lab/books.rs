@@ -82,10 +82,6 @@ impl Books {
         }
     }
 
-    pub(crate) fn had_kills(&self) -> bool {
-        !self.windows.is_empty()
-    }
-
     /// Closes the books of both directions. Returns (lost and excused, lost and reported).
     #[track_caller]
     pub(crate) fn close(&self, lab: &Lab, streams: &[Stream; 2]) -> (usize, usize) {

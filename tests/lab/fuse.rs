@@ -136,10 +136,6 @@ impl Port {
         *lock(&self.stale) = None;
     }
 
-    pub(crate) fn hits(&self) -> u64 {
-        self.hits.load(Ordering::Relaxed)
-    }
-
     fn wait(&self, kind: Stall) {
         let mut gate = lock(&self.gate);
         let stuck = std::mem::take(&mut gate.stick_next);

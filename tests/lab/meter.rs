@@ -11,14 +11,14 @@ use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use super::bench::Lab;
 use super::node::Node;
-use super::process::{run, wait_child};
+use super::process::wait_child;
 use super::rng::Rng;
 use super::runner;
 use super::sys;

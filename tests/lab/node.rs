@@ -145,11 +145,6 @@ impl Node {
         }
     }
 
-    /// Whether a daemon was started and not killed since.
-    pub(crate) fn runs(&self) -> bool {
-        self.daemon().is_some()
-    }
-
     /// Resident memory of the daemon, in KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();

@@ -100,6 +100,9 @@ pub(crate) fn awaited() -> String {
 }
 
 pub(crate) fn have(tool: &str) -> bool {
+    if tool.starts_with("/dev/") {
+        return std::fs::File::options().read(true).write(true).open(tool).is_ok();
+    }
     let mut paths: Vec<_> =
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
     paths.extend(["/usr/sbin".into(), "/sbin".into()]);

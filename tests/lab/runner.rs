@@ -1,11 +1,12 @@
-//! Runs the stories of one test file, one after the other, one file at a time on this machine.
+//! Runs the stories file by file, one after the other, one file at a time on this machine.
 //!
-//! The harness is our own because a lab needs what threads of a common one cannot have: a process
+//! A story that fails does not keep the others from being told; one that hangs does. The harness is our own because a lab needs what threads of a common one cannot have: a process
 //! that enters namespaces, that is its own traffic tool, and that nobody else's lab disturbs.
 //! It understands the flags of `cargo test` that matter: filters, `--exact`, `--skip`, `--list`.
 
 use std::env;
-use std::fs::{self, File, OpenOptions};
+use std::fmt;
+use std::fs::{self, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -56,7 +57,21 @@ pub(crate) fn folder() -> PathBuf {
     base().join(format!("sidepath-lab-{}", std::process::id()))
 }
 
-pub(crate) fn main(stories: &[Story]) -> ExitCode {
+/// The stories of one file below `stories/`.
+pub(crate) struct File {
+    pub(crate) name: &'static str,
+    pub(crate) stories: fn() -> Vec<Story>,
+}
+
+/// What became of the stories.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: Vec<String>,
+    skipped: usize,
+}
+
+pub(crate) fn main(files: &[File]) -> ExitCode {
     if let Ok(helper) = env::var(HELPER) {
         let arguments: Vec<String> = env::args().skip(1).collect();
         return match helper.as_str() {
@@ -68,60 +83,82 @@ pub(crate) fn main(stories: &[Story]) -> ExitCode {
             other => panic!("no helper is called {other}"),
         };
     }
-    let file = name_of_this_file();
     let flags = Flags::parse(env::args().skip(1));
-    let wanted: Vec<&Story> = stories.iter().filter(|story| flags.want(story.name)).collect();
+    let mut wanted = Vec::new();
+    for file in files {
+        let mut stories = (file.stories)();
+        stories.retain(|story| flags.want(file.name, story.name));
+        if !stories.is_empty() {
+            wanted.push((file.name, stories));
+        }
+    }
     if flags.list {
-        for story in wanted {
-            println!("{}: test", story.name);
+        for (file, stories) in &wanted {
+            stories.iter().for_each(|story| println!("{file}::{}: test", story.name));
         }
         return ExitCode::SUCCESS;
     }
-    if wanted.is_empty() {
-        println!("test result: ok. 0 passed; 0 failed; 0 skipped in {file}");
-        return ExitCode::SUCCESS;
-    }
 
-    let unfit = enter();
+    let unfit = if wanted.is_empty() { None } else { enter() };
+    let mut all = Tally::default();
+    for (file, stories) in &wanted {
+        let told = tell(file, stories, unfit.as_deref());
+        all.passed += told.passed;
+        all.skipped += told.skipped;
+        all.failed.extend(told.failed);
+    }
+    println!("\n{all} in the lab");
+    for failed in &all.failed {
+        println!("    FAILED {failed}");
+    }
+    if all.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
+}
+
+/// Tells the stories of one file. The machine is swept before the first and after the last, so
+/// that no file builds on what another left.
+fn tell(file: &str, stories: &[Story], unfit: Option<&str>) -> Tally {
     let _alone = one_lab_at_a_time();
     sweep();
     let watch = unfit.is_none().then(|| Watch::begin(&folder()));
 
-    println!("\nrunning {} stories of {file}", wanted.len());
-    let (mut passed, mut failed, mut skipped) = (0, Vec::new(), 0);
-    for story in wanted {
-        if let Some(reason) = unfit.clone().or_else(|| lacks(story)) {
-            println!("SKIPPED {file}::{}: {reason}", story.name);
-            skipped += 1;
+    println!("\nrunning {} stories of {file}", stories.len());
+    let mut tally = Tally::default();
+    for story in stories {
+        let name = format!("{file}::{}", story.name);
+        if let Some(reason) = unfit.map(str::to_owned).or_else(|| lacks(story)) {
+            println!("SKIPPED {name}: {reason}");
+            tally.skipped += 1;
             let wrong_user = story.needs == Needs::Root && unprivileged();
             if env::var_os("SIDEPATH_LAB_REQUIRE").is_some() && !wrong_user {
                 println!("  and SIDEPATH_LAB_REQUIRE is set: a skip counts as a failure");
-                failed.push(story.name);
+                tally.failed.push(name);
             }
             continue;
         }
         let began = Instant::now();
-        println!("story {} ...", story.name);
-        let guard = hang_guard(story);
+        println!("story {name} ...");
+        let guard = hang_guard(&name, story.guard);
         let told = panic::catch_unwind(AssertUnwindSafe(story.tell));
         drop(guard);
         let verdict = if told.is_ok() { "ok" } else { "FAILED" };
-        println!("story {} ... {verdict} ({:.1} s)", story.name, began.elapsed().as_secs_f64());
+        println!("story {name} ... {verdict} ({:.1} s)", began.elapsed().as_secs_f64());
         if told.is_ok() {
-            passed += 1;
+            tally.passed += 1;
         } else {
-            failed.push(story.name);
+            tally.failed.push(name);
         }
     }
     drop(watch);
-    let result = if failed.is_empty() { "ok" } else { "FAILED" };
-    println!(
-        "test result: {result}. {passed} passed; {} failed; {skipped} skipped in {file}{}{}\n",
-        failed.len(),
-        if failed.is_empty() { "" } else { ": failed " },
-        failed.join(", ")
-    );
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
+    println!("{tally} in {file}");
+    tally
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (failed, passed, skipped) = (self.failed.len(), self.passed, self.skipped);
+        let result = if failed == 0 { "ok" } else { "FAILED" };
+        write!(out, "test result: {result}. {passed} passed; {failed} failed; {skipped} skipped")
+    }
 }
 
 /// A command that runs this executable as one of its helpers.
@@ -140,12 +177,6 @@ const IN_USER_NAMESPACE: &str = "SIDEPATH_LAB_IN_USER_NAMESPACE";
 
 fn base() -> PathBuf {
     env::var_os("SIDEPATH_LAB_DIR").map_or_else(env::temp_dir, PathBuf::from)
-}
-
-fn name_of_this_file() -> String {
-    let path = env::current_exe().expect("the path of the test binary");
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    name.rsplit_once('-').map_or(name.as_str(), |(front, _)| front).to_owned()
 }
 
 /// Gets to a place where namespaces can be made, or says why that is impossible here. An
@@ -188,13 +219,13 @@ fn lacks(story: &Story) -> Option<String> {
 }
 
 /// Waits until no other lab runs on this machine.
-fn one_lab_at_a_time() -> File {
+fn one_lab_at_a_time() -> fs::File {
     let path = env::temp_dir().join("sidepath-lab.lock");
     // Opened for reading only, so that root and an ordinary user can share it in a sticky folder.
-    let file = File::open(&path).or_else(|_| {
+    let file = fs::File::open(&path).or_else(|_| {
         let _ = OpenOptions::new().write(true).create_new(true).open(&path);
         let _ = fs::set_permissions(&path, fs::Permissions::from_mode(0o644));
-        File::open(&path)
+        fs::File::open(&path)
     });
     let file = file.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     if !sys::lock(&file, false) {
@@ -213,7 +244,7 @@ fn sweep() {
             continue;
         };
         let abandoned =
-            File::open(entry.path().join("owner")).is_ok_and(|owner| sys::lock(&owner, false));
+            fs::File::open(entry.path().join("owner")).is_ok_and(|owner| sys::lock(&owner, false));
         if abandoned {
             println!("sweeping up after a lab that was killed: {name}");
             bench::clear(&format!("spl{pid}"), &entry.path());
@@ -224,7 +255,7 @@ fn sweep() {
 /// Holds the folder of this process, and the child that clears up if this process is killed.
 struct Watch {
     child: std::process::Child,
-    _owner: File,
+    _owner: fs::File,
 }
 
 impl Watch {
@@ -232,7 +263,7 @@ impl Watch {
         fs::create_dir_all(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         // Other accounts (a database's) work in folders below.
         let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o755));
-        let owner = File::create(folder.join("owner")).expect("a file in our own folder");
+        let owner = fs::File::create(folder.join("owner")).expect("a file in our own folder");
         sys::lock(&owner, true);
         let child = Command::new(env::current_exe().expect("the path of the test binary"))
             .arg(prefix())
@@ -262,9 +293,9 @@ fn watchdog(prefix: &str, folder: &Path) -> ExitCode {
 
 /// Ends the process when a story hangs, saying what it waited for. Dropping the sender ends the
 /// guard.
-fn hang_guard(story: &Story) -> mpsc::Sender<()> {
+fn hang_guard(name: &str, limit: Duration) -> mpsc::Sender<()> {
     let (done, ended) = mpsc::channel();
-    let (name, limit) = (story.name, story.guard);
+    let name = name.to_owned();
     std::thread::spawn(move || {
         if ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
             println!("story {name} ... HUNG for {limit:?}, awaiting: {}", awaited());
@@ -303,9 +334,16 @@ impl Flags {
         flags
     }
 
-    fn want(&self, name: &str) -> bool {
+    /// A story is chosen by any part of `file::story`; with `--exact` by all of it, by the file's
+    /// name or by its own.
+    fn want(&self, file: &str, story: &str) -> bool {
+        let name = format!("{file}::{story}");
         let fits = |text: &String| {
-            if self.exact { text == name } else { name.contains(text.as_str()) }
+            if self.exact {
+                [&name, file, story].contains(&text.as_str())
+            } else {
+                name.contains(text.as_str())
+            }
         };
         !self.ignored
             && (self.filters.is_empty() || self.filters.iter().any(fits))

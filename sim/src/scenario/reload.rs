@@ -1,5 +1,5 @@
 //! The configuration is read again and again, on the network, on storage and on the way back. Nobody notices.
-//! (A file with an error in it changes nothing: `tests/cli_reload.rs`.)
+//! (A file with an error in it changes nothing: `tests/cli/reload.rs`.)
 
 use crate::{
     plan::{Action, Expect, Plan},
