@@ -75,7 +75,7 @@ fn a_misspelt_key_is_pointed_at() {
 fn all_mistakes_are_shown_at_once() {
     let room = Room::new();
     let config = room.config();
-    let config = config.replace("id = 1\n", "id = 65\n").replace("1s", "1");
+    let config = config.replace("id = 1\n", "id = 65\n").replace("\"1s\"", "\"1\"");
     let text = report(&room, &config, "volume =", "volum =");
     for part in [
         "error: `id` is 65, but ids are 1 to 64\n --> alpha.toml:2:6",
