@@ -24,6 +24,7 @@ mod faults;
 mod flow;
 mod fuse;
 mod intruder;
+mod lanes;
 mod meter;
 mod node;
 mod process;
@@ -44,5 +45,5 @@ pub(crate) use runner::{File, Needs, Story, long};
 pub(crate) use status::Status;
 
 fn main() -> std::process::ExitCode {
-    runner::main(stories::ALL)
+    runner::main(stories::ALL, stories::PATIENT)
 }

@@ -1,8 +1,10 @@
-//! Runs the stories file by file, one after the other, one file at a time on this machine.
+//! Runs the stories file by file, one after the other, one file at a time on this machine; then
+//! the patient ones, two at a time ([`lanes`]; `--test-threads 1`: one).
 //!
 //! A story that fails does not keep the others from being told; one that hangs does. The harness is our own because a lab needs what threads of a common one cannot have: a process
 //! that enters namespaces, that is its own traffic tool, and that nobody else's lab disturbs.
-//! It understands the flags of `cargo test` that matter: filters, `--exact`, `--skip`, `--list`.
+//! It understands the flags of `cargo test` that matter: filters, `--exact`, `--skip`, `--list`,
+//! `--test-threads 1`.
 
 use std::env;
 use std::fmt;
@@ -14,10 +16,11 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{OnceLock, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::process::{awaited, have, try_sh, wait_child};
-use super::{bench, intruder, meter, sys, talkers, transfer};
+use super::{bench, intruder, lanes, meter, sys, talkers, transfer};
 
 /// What a story cannot do without.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,10 +74,12 @@ struct Tally {
     skipped: usize,
 }
 
-pub(crate) fn main(files: &[File]) -> ExitCode {
+/// Tells what the command line asks for: file by file, then those of `patient` in that order.
+pub(crate) fn main(files: &[File], patient: &[&str]) -> ExitCode {
     if let Ok(helper) = env::var(HELPER) {
         let arguments: Vec<String> = env::args().skip(1).collect();
         return match helper.as_str() {
+            "lane" => tell_in_this_lane(files, &arguments[0]),
             "watchdog" => watchdog(&arguments[0], Path::new(&arguments[1])),
             "meter" => meter::helper(&arguments),
             "intruder" => intruder::helper(&arguments),
@@ -82,6 +87,12 @@ pub(crate) fn main(files: &[File]) -> ExitCode {
             "talkers" => talkers::helper(&arguments),
             other => panic!("no helper is called {other}"),
         };
+    }
+    for name in patient {
+        let known = |file: &File| {
+            (file.stories)().iter().any(|story| format!("{}::{}", file.name, story.name) == *name)
+        };
+        assert!(files.iter().any(known), "no story is called {name}");
     }
     let flags = Flags::parse(env::args().skip(1));
     let mut wanted = Vec::new();
@@ -100,57 +111,137 @@ pub(crate) fn main(files: &[File]) -> ExitCode {
     }
 
     let unfit = if wanted.is_empty() { None } else { enter() };
-    let mut all = Tally::default();
+    // One told alone is told here, where what it says is seen at once. Figures of the long runs
+    // are those of a quiet machine.
+    let names = wanted.iter().flat_map(|(file, stories)| stories.iter().map(move |s| (*file, s)));
+    let lanes = !flags.alone
+        && !long()
+        && thread::available_parallelism().is_ok_and(|n| n.get() > 1)
+        && names.filter(|(file, story)| patience(patient, file, story).is_some()).count() > 1;
+    let (mut all, mut later) = (Tally::default(), Vec::new());
     for (file, stories) in &wanted {
-        let told = tell(file, stories, unfit.as_deref());
-        all.passed += told.passed;
-        all.skipped += told.skipped;
-        all.failed.extend(told.failed);
+        let (patient, now): (Vec<_>, Vec<_>) =
+            stories.iter().partition(|story| lanes && patience(patient, file, story).is_some());
+        later.extend(patient.into_iter().map(|story| (*file, story)));
+        all.add(tell(file, &now, unfit.as_deref()));
     }
+    later.sort_by_key(|(file, story)| patience(patient, file, story));
+    all.add(tell_in_lanes(&later, unfit.as_deref()));
     println!("\n{all} in the lab");
     for failed in &all.failed {
         println!("    FAILED {failed}");
     }
-    if all.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
+    all.code()
+}
+
+/// The place of a story among the patient ones.
+fn patience(patient: &[&str], file: &str, story: &Story) -> Option<usize> {
+    let name = format!("{file}::{}", story.name);
+    patient.iter().position(|patient| *patient == name)
 }
 
 /// Tells the stories of one file. The machine is swept before the first and after the last, so
 /// that no file builds on what another left.
-fn tell(file: &str, stories: &[Story], unfit: Option<&str>) -> Tally {
+fn tell(file: &str, stories: &[&Story], unfit: Option<&str>) -> Tally {
+    let mut tally = Tally::default();
+    if stories.is_empty() {
+        return tally;
+    }
     let _alone = one_lab_at_a_time();
     sweep();
     let watch = unfit.is_none().then(|| Watch::begin(&folder()));
-
     println!("\nrunning {} stories of {file}", stories.len());
-    let mut tally = Tally::default();
     for story in stories {
         let name = format!("{file}::{}", story.name);
-        if let Some(reason) = unfit.map(str::to_owned).or_else(|| lacks(story)) {
-            println!("SKIPPED {name}: {reason}");
-            tally.skipped += 1;
-            let wrong_user = story.needs == Needs::Root && unprivileged();
-            if env::var_os("SIDEPATH_LAB_REQUIRE").is_some() && !wrong_user {
-                println!("  and SIDEPATH_LAB_REQUIRE is set: a skip counts as a failure");
-                tally.failed.push(name);
-            }
-            continue;
-        }
-        let began = Instant::now();
-        println!("story {name} ...");
-        let guard = hang_guard(&name, story.guard);
-        let told = panic::catch_unwind(AssertUnwindSafe(story.tell));
-        drop(guard);
-        let verdict = if told.is_ok() { "ok" } else { "FAILED" };
-        println!("story {name} ... {verdict} ({:.1} s)", began.elapsed().as_secs_f64());
-        if told.is_ok() {
-            tally.passed += 1;
-        } else {
-            tally.failed.push(name);
+        if !tally.skips(&name, story, unfit) {
+            tally.count(name.clone(), tell_one(&name, story));
         }
     }
     drop(watch);
     println!("{tally} in {file}");
     tally
+}
+
+/// Tells patient stories, two at a time, each in a process of its own.
+fn tell_in_lanes(stories: &[(&str, &Story)], unfit: Option<&str>) -> Tally {
+    let mut tally = Tally::default();
+    if stories.is_empty() {
+        return tally;
+    }
+    let _alone = one_lab_at_a_time();
+    sweep();
+    println!("\nrunning {} patient stories, {} at a time", stories.len(), lanes::LANES);
+    let mut fit = Vec::new();
+    for (file, story) in stories {
+        let name = format!("{file}::{}", story.name);
+        if !tally.skips(&name, story, unfit) {
+            fit.push(name);
+        }
+    }
+    for (name, well) in lanes::tell(fit) {
+        tally.count(name, well);
+    }
+    println!("{tally} of the patient stories");
+    tally
+}
+
+/// What a process of [`lanes`] does: one story, in a folder of its own, until the story or the
+/// one who asked for it ends.
+fn tell_in_this_lane(files: &[File], name: &str) -> ExitCode {
+    lanes::end_with_the_asker();
+    let (file, story) = name.split_once("::").expect("file::story");
+    let file = files.iter().find(|known| known.name == file).expect("a file of stories");
+    let story = (file.stories)().into_iter().find(|known| known.name == story).expect("a story");
+    let watch = Watch::begin(&folder());
+    let well = tell_one(name, &story);
+    drop(watch);
+    if well { ExitCode::SUCCESS } else { ExitCode::from(101) }
+}
+
+fn tell_one(name: &str, story: &Story) -> bool {
+    let began = Instant::now();
+    println!("story {name} ...");
+    let guard = hang_guard(name, story.guard);
+    let told = panic::catch_unwind(AssertUnwindSafe(story.tell));
+    drop(guard);
+    let verdict = if told.is_ok() { "ok" } else { "FAILED" };
+    println!("story {name} ... {verdict} ({:.1} s)", began.elapsed().as_secs_f64());
+    told.is_ok()
+}
+
+impl Tally {
+    /// Says why a story cannot be told here, and counts it, unless it can.
+    fn skips(&mut self, name: &str, story: &Story, unfit: Option<&str>) -> bool {
+        let Some(reason) = unfit.map(str::to_owned).or_else(|| lacks(story)) else {
+            return false;
+        };
+        println!("SKIPPED {name}: {reason}");
+        self.skipped += 1;
+        let wrong_user = story.needs == Needs::Root && unprivileged();
+        if env::var_os("SIDEPATH_LAB_REQUIRE").is_some() && !wrong_user {
+            println!("  and SIDEPATH_LAB_REQUIRE is set: a skip counts as a failure");
+            self.failed.push(name.to_owned());
+        }
+        true
+    }
+
+    fn count(&mut self, name: String, well: bool) {
+        if well {
+            self.passed += 1;
+        } else {
+            self.failed.push(name);
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.skipped += other.skipped;
+        self.failed.extend(other.failed);
+    }
+
+    fn code(&self) -> ExitCode {
+        if self.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
+    }
 }
 
 impl fmt::Display for Tally {
@@ -296,7 +387,7 @@ fn watchdog(prefix: &str, folder: &Path) -> ExitCode {
 fn hang_guard(name: &str, limit: Duration) -> mpsc::Sender<()> {
     let (done, ended) = mpsc::channel();
     let name = name.to_owned();
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         if ended.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
             println!("story {name} ... HUNG for {limit:?}, awaiting: {}", awaited());
             println!("test result: FAILED. {name} hung");
@@ -311,6 +402,8 @@ struct Flags {
     list: bool,
     exact: bool,
     ignored: bool,
+    /// One story at a time, also of the patient ones.
+    alone: bool,
     filters: Vec<String>,
     skips: Vec<String>,
 }
@@ -324,7 +417,9 @@ impl Flags {
                 "--exact" => flags.exact = true,
                 "--ignored" => flags.ignored = true,
                 "--skip" => flags.skips.extend(arguments.next()),
-                "--test-threads" | "--format" | "--color" | "--logfile" | "-Z" => {
+                "--test-threads" => flags.alone = arguments.next().is_some_and(|n| n == "1"),
+                "--test-threads=1" => flags.alone = true,
+                "--format" | "--color" | "--logfile" | "-Z" => {
                     arguments.next();
                 }
                 other if other.starts_with('-') => {}

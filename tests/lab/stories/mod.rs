@@ -40,3 +40,27 @@ pub(crate) const ALL: &[File] = &[
     File { name: "trust", stories: trust::stories },
     File { name: "udp_stream", stories: udp_stream::stories },
 ];
+
+/// Stories that mostly wait, and whose promises are about what arrives within seconds, not about
+/// milliseconds: they are told last, two at a time, the longest first. What judges silences,
+/// latencies or near misses of a cluster is told alone.
+pub(crate) const PATIENT: &[&str] = &[
+    "daemon_faults::killed_on_network",
+    "daemon_faults::paused_on_storage",
+    "daemon_faults::paused_on_network",
+    "postgres::without_sidepath_it_stands_still",
+    "media::nbd_with_errors",
+    "media::two_volumes_and_a_replicator",
+    "corosync::without_sidepath_it_splits",
+    "sessions::storage_stalls_and_vanishes",
+    "trust::rolled_back_under_running_daemons",
+    "media::nbd_with_slow_writes",
+    "death::isolated_then_storage",
+    "daemon_faults::killed_on_storage",
+    "tcp_transfer::kept_open_across_failback",
+    "sessions::programs_through_forward",
+    "mistakes::one_identity_on_two_hosts",
+    "sessions::the_peer_dies",
+    "mistakes::send_and_receive_swapped",
+    "mistakes::a_live_volume_is_not_formatted",
+];
