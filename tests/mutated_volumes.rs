@@ -328,7 +328,7 @@ impl Volume {
                 }
             }
             match r.step(now) {
-                Step::Do(Op::Read { offset, len }) => {
+                Step::Do(Op::Read { offset, len, .. }) => {
                     let mut buf = vec![0; len];
                     let result = medium.read_at(offset, &mut buf).map(|()| buf.into());
                     now += 100;

@@ -15,6 +15,7 @@ use crate::event::{Fact, Micros, Ring};
 use crate::format::superblock::Superblock;
 use crate::init::{InitError, InitOptions, init, watch};
 use crate::media::{self, BlockDevice, Direct, How, Kind, Location};
+use crate::pace::Class;
 use crate::runtime::{AttachError, AttachOptions, Clock, Handle, attach, read_superblock};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -80,6 +81,11 @@ pub enum BenchError {
         "{path}: node {node} is beating on this volume; the bench needs it idle, stop its daemons"
     )]
     Live { path: PathBuf, node: u8 },
+    #[error(
+        "it compares records with bare reads and writes of blocks, which an object store has not; \
+         `sidepath status` shows latency and requests of an attached volume"
+    )]
+    Objects,
     #[error("{path}: {detail}")]
     Io { path: PathBuf, detail: String },
 }
@@ -90,7 +96,7 @@ impl BenchError {
         match self {
             Self::Attach(e) => e.is_input_error(),
             Self::Init(e) => e.is_input_error(),
-            Self::Live { .. } => true,
+            Self::Live { .. } | Self::Objects => true,
             Self::Io { .. } => false,
         }
     }
@@ -107,6 +113,9 @@ impl Drop for Temporary {
 
 pub fn bench(at: impl Into<Location>, o: &BenchOptions) -> Result<BenchReport, BenchError> {
     let at = at.into();
+    if at.class() == Class::Object {
+        return Err(BenchError::Objects);
+    }
     let direct = if o.single_host { Direct::Preferred } else { Direct::Required };
     let how = How { write: true, direct, exclusive: false };
     let Some(path) = at.path() else {

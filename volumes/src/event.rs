@@ -32,12 +32,24 @@ impl Ring {
     }
 }
 
+/// Tells one record of a volume from all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordName {
+    pub from: u8,
+    pub to: u8,
+    pub ring: Ring,
+    pub epoch: u64,
+    pub number: u64,
+}
+
 /// What a machine wants done on its medium.
 #[derive(Debug, Clone)]
 pub enum Op {
     Read {
         offset: u64,
         len: usize,
+        /// What is looked for there, for media that know records by their names.
+        record: Option<RecordName>,
     },
     /// `data` starts at an address fit for direct I/O and is whole blocks long.
     Write {
@@ -99,6 +111,8 @@ pub enum IoFaultKind {
     Gone,
     TimedOut,
     ShortRead,
+    /// It asks for fewer requests.
+    Throttled,
     Other,
 }
 
@@ -147,6 +161,10 @@ pub enum Fact {
     },
     ReadFailed {
         fault: IoFault,
+    },
+    /// How far apart our beats are from now on; the medium may not bear what was asked for.
+    BeatsEvery {
+        interval: Micros,
     },
     /// Our read of superblock and node table succeeded.
     TableRead {

@@ -225,7 +225,10 @@ pub(crate) fn code(op: &Op) -> u8 {
 /// One operation on a device.
 pub(crate) fn execute(device: &dyn BlockDevice, pool: &Pool, op: Op) -> Result<Bytes, IoFault> {
     match op {
-        Op::Read { offset, len } => {
+        Op::Read { offset, len, record: Some(name) } => {
+            device.read_record(pool, offset, len, &name)
+        }
+        Op::Read { offset, len, record: None } => {
             let mut buf = pool.take_len(len);
             device.read_at(offset, buf.as_mut())?;
             Ok(buf.freeze())

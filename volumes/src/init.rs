@@ -19,7 +19,9 @@ use crate::format::superblock::{
 use crate::format::table::Table;
 use crate::format::{BLOCK_MAX, BLOCK_MIN, NODES_MAX};
 use crate::keeper::WATCH_BEATS;
+use crate::media::s3::{self, NO_END, S3Url};
 use crate::media::{self, BlockDevice, Direct, How, Location, OpenError};
+use crate::pace::{Class, WATCHED_BEAT_MAX};
 use crate::probe;
 use crate::runtime::{AttachError, read_superblock};
 use std::fs::OpenOptions;
@@ -79,6 +81,11 @@ pub enum InitError {
     )]
     Foreign { path: PathBuf, what: &'static str, expect: String },
     #[error(
+        "{path}: objects that are not of sidepath lie there ({example}); choose another prefix, or give \
+         --force together with --name {expect} to put a volume beside them"
+    )]
+    ForeignObjects { path: PathBuf, example: String, expect: String },
+    #[error(
         "{path}: it is the sidepath volume {name:?} (uuid {uuid}); to destroy it give --force \
          together with --name {name}"
     )]
@@ -118,6 +125,9 @@ pub fn init(
 ) -> Result<Superblock, InitError> {
     let nodes = check_words(o)?;
     let at = at.into();
+    if let Location::S3(url) = &at {
+        return init_objects(&at.label(), url, o, nodes);
+    }
     let Some(path) = at.path() else {
         let how = How { write: true, direct: Direct::Required, exclusive: false };
         let device = media::connect(&at, how)?;
@@ -133,6 +143,44 @@ pub fn init(
         let _ = std::fs::remove_file(path);
     }
     result
+}
+
+/// A store has no blocks to fill: the old volume's objects go, and two new ones come. Others are left
+/// alone whatever is typed.
+fn init_objects(
+    label: &Path,
+    url: &S3Url,
+    o: &InitOptions,
+    nodes: Vec<u8>,
+) -> Result<Superblock, InitError> {
+    let io = |source| InitError::Io { path: label.to_owned(), source };
+    let connector = s3::Connector::new(url.clone(), s3::Options::patient(true));
+    let open = |source| OpenError::S3 { place: label.to_owned(), source };
+    let device = connector.open().map_err(open)?;
+    let names = Names { path: label, short: url.short_name() };
+    let old = match read_superblock(&device, label) {
+        Ok(volume) => {
+            let named = crate::lock::is_named(&volume);
+            check_volume(label, &device, &volume, o, named)?;
+            Some(volume)
+        }
+        Err(AttachError::Io { detail, .. }) => {
+            return Err(io(IoFault::new(IoFaultKind::Other, detail)));
+        }
+        Err(_) => {
+            let foreign = device.foreign().map_err(io)?;
+            let by_name = o.force && o.name == names.short;
+            if let Some(example) = foreign.filter(|_| !by_name) {
+                let (path, expect) = (label.to_owned(), names.short);
+                return Err(InitError::ForeignObjects { path, example, expect });
+            }
+            None
+        }
+    };
+    let superblock = new_superblock(label, &device, o, &nodes, old.as_ref())?;
+    device.clear(old.as_ref()).map_err(io)?;
+    device.begin(&superblock).map_err(io)?;
+    Ok(superblock)
 }
 
 fn check_words(o: &InitOptions) -> Result<Vec<u8>, InitError> {
@@ -178,6 +226,15 @@ fn create(path: &Path, o: &InitOptions, nodes: &[u8]) -> Result<bool, InitError>
     let file = options.create_new(!is_empty_file).open(path).map_err(fail)?;
     file.set_len(size).map_err(fail)?;
     Ok(!is_empty_file)
+}
+
+/// Room for rings of the usual size.
+fn usual_bytes(o: &InitOptions, nodes: &[u8]) -> u64 {
+    let n = nodes.len() as u64;
+    let block = BLOCK_MAX as u64;
+    let data = o.lane_size.unwrap_or(DATA_BYTES_DEFAULT).min(4 << 30);
+    let lane = EXPRESS_BYTES_DEFAULT + data + 3 * block;
+    n * (n - 1) * lane + (2 * n + 2) * block
 }
 
 /// The geometry for a medium of `have` bytes.
@@ -274,18 +331,7 @@ fn write_volume(
     old: Option<&Superblock>,
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<Superblock, InitError> {
-    let geometry = plan(path, o, &nodes, device.size(), device.logical_block())?;
-    let mut uuid = [0; 16];
-    getrandom::fill(&mut uuid).map_err(|e| InitError::Random { detail: e.to_string() })?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let superblock = Superblock {
-        uuid: Uuid(uuid),
-        name: o.name.clone(),
-        generation: old.map_or(1, |s| s.generation.saturating_add(1)),
-        created_unix_us: u64::try_from(now.as_micros()).unwrap_or(0),
-        replica: false,
-        geometry,
-    };
+    let superblock = new_superblock(path, device, o, &nodes, old)?;
     write_whole(path, device, &superblock, old, progress)?;
     Ok(superblock)
 }
@@ -328,6 +374,35 @@ pub(crate) fn write_whole(
         }
         let _ = device.flush();
     })
+}
+
+/// What will be written, before anything is.
+fn new_superblock(
+    path: &Path,
+    device: &dyn BlockDevice,
+    o: &InitOptions,
+    nodes: &[u8],
+    old: Option<&Superblock>,
+) -> Result<Superblock, InitError> {
+    let have = device.size();
+    // A store gives as much as is asked for: enough for the usual rings, when nothing is.
+    let unasked = device.class() == Class::Object && o.size.is_none();
+    let size = if unasked { usual_bytes(o, nodes) } else { have };
+    let o = &InitOptions { size: o.size.or_else(|| unasked.then_some(size)), ..o.clone() };
+    let have = if device.class() == Class::Object { NO_END } else { have };
+    let geometry = plan(path, o, nodes, have, device.logical_block())?;
+    let mut uuid = [0; 16];
+    getrandom::fill(&mut uuid).map_err(|e| InitError::Random { detail: e.to_string() })?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let superblock = Superblock {
+        uuid: Uuid(uuid),
+        name: o.name.clone(),
+        generation: old.map_or(1, |s| s.generation.saturating_add(1)),
+        created_unix_us: u64::try_from(now.as_micros()).unwrap_or(0),
+        replica: false,
+        geometry,
+    };
+    Ok(superblock)
 }
 
 fn write_superblocks(
@@ -453,7 +528,7 @@ pub(crate) fn watch(device: &dyn BlockDevice, volume: &Superblock) -> Result<Opt
     };
     let first = look()?;
     let slowest = first.entries.iter().flatten().filter(|e| !e.goodbye);
-    let slowest = slowest.map(|e| e.interval_us.clamp(10_000, 2_000_000)).max().unwrap_or(0);
+    let slowest = slowest.map(|e| e.interval_us.clamp(10_000, WATCHED_BEAT_MAX)).max().unwrap_or(0);
     let until = std::time::Instant::now() + Duration::from_micros(slowest * WATCH_BEATS);
     while std::time::Instant::now() < until {
         std::thread::sleep(Duration::from_micros((slowest / 4).clamp(5_000, 100_000)));

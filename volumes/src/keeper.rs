@@ -24,6 +24,7 @@ use crate::event::{Fact, FenceReason, IoFault, IoFaultKind, Micros, Op, Reason, 
 use crate::fence::{self, Look, Misses, Permit};
 use crate::format::superblock::{Copy, Superblock};
 use crate::format::table::{Cell, Entry, Head, Table};
+use crate::pace::{Class, Pace, WATCHED_BEAT_MAX};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,9 +34,7 @@ pub const WATCH_BEATS: u64 = 3;
 /// A dead daemon's last beat may land late, once; whoever beats again lives.
 const LIVES_AFTER: u32 = 2;
 const WATCH_BEAT_MIN: Micros = 10_000;
-const WATCH_BEAT_MAX: Micros = 2_000_000;
-const INTERVAL_MIN: Micros = 5_000;
-const INTERVAL_MAX: Micros = 10_000_000;
+const WATCH_BEAT_MAX: Micros = WATCHED_BEAT_MAX;
 const RETRY_MIN: Micros = 10_000;
 const RETRY_MAX: Micros = 1_000_000;
 /// The low bits of an epoch are random, so that two clones of one volume differ.
@@ -107,6 +106,7 @@ struct Known {
 #[derive(Debug)]
 pub struct Keeper {
     o: KeeperOptions,
+    pace: Pace,
     slot: usize,
     phase: Phase,
     flight: Flight,
@@ -135,9 +135,11 @@ impl Keeper {
     pub fn new(o: KeeperOptions) -> Option<Self> {
         let slots = o.superblock.geometry.nodes.len();
         let slot = o.superblock.geometry.slot(o.node)?;
-        let interval = o.interval.clamp(INTERVAL_MIN, INTERVAL_MAX);
+        let pace = Class::Local.pace();
+        let interval = pace.beat(o.interval, slots);
         o.permit.set_interval(interval);
         Some(Self {
+            pace,
             slot,
             phase: Phase::Watch { seen: None, until: 0, next: 0, moved: 0 },
             flight: Flight::None,
@@ -160,6 +162,14 @@ impl Keeper {
         })
     }
 
+    /// For a medium that is not a disk of this host. To be called before the first step.
+    #[must_use]
+    pub fn paced(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self.set_interval(self.o.interval);
+        self
+    }
+
     #[must_use]
     pub fn is_attached(&self) -> bool {
         self.epoch != 0 && matches!(self.phase, Phase::Beat | Phase::WriteEntry)
@@ -176,8 +186,12 @@ impl Keeper {
 
     /// Takes effect at once: a shorter interval brings the next beat forward. A longer one leaves
     /// it where it was announced, and it announces the one after.
-    pub fn set_interval(&mut self, interval: Micros) {
-        self.o.interval = interval.clamp(INTERVAL_MIN, INTERVAL_MAX);
+    pub fn set_interval(&mut self, asked: Micros) {
+        let interval = self.pace.beat(asked, self.known.len());
+        if interval != asked {
+            self.facts.push_back(Fact::BeatsEvery { interval });
+        }
+        self.o.interval = interval;
         self.o.permit.set_interval(self.o.interval);
         self.next_beat_at = self.next_beat_at.min(self.last_beat_at + self.o.interval);
     }
@@ -225,7 +239,7 @@ impl Keeper {
         if let Some((at, region)) = self.other_copy.take() {
             let g = &self.o.superblock.geometry;
             self.flight = Flight::LastCopy { at, region };
-            return Step::Do(Op::Read { offset: g.last_offset(), len: g.block() });
+            return Step::Do(Op::Read { offset: g.last_offset(), len: g.block(), record: None });
         }
         if let Phase::Stopped(reason) = &self.phase {
             return Step::Stopped(reason.clone());
@@ -254,7 +268,11 @@ impl Keeper {
 
     fn read_table(&mut self, now: Micros) -> Step {
         self.flight = Flight::Table { at: now };
-        Step::Do(Op::Read { offset: 0, len: self.o.superblock.geometry.table_region_bytes() })
+        Step::Do(Op::Read {
+            offset: 0,
+            len: self.o.superblock.geometry.table_region_bytes(),
+            record: None,
+        })
     }
 
     fn write_entry(&mut self, now: Micros) -> Step {

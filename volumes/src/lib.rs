@@ -34,6 +34,7 @@ pub mod lock;
 pub mod log;
 pub mod media;
 pub mod outbox;
+pub mod pace;
 pub mod probe;
 mod reader;
 pub mod replica;
@@ -43,7 +44,9 @@ pub mod status;
 pub mod verify;
 
 pub use bench::{BenchError, BenchOptions, BenchReport, bench};
-pub use event::{Fact, FenceReason, IoFault, IoFaultKind, Micros, Op, Reason, Ring, Step};
+pub use event::{
+    Fact, FenceReason, IoFault, IoFaultKind, Micros, Op, Reason, RecordName, Ring, Step,
+};
 pub use fence::Permit;
 pub use format::superblock::{Geometry, Superblock, Uuid};
 pub use format::table::{Entry, Table};
@@ -53,6 +56,7 @@ pub use keeper::Keeper;
 pub use log::receive::{Mode, Reader};
 pub use log::replicate::{Lag, Notice, Pace, Refusal, Side};
 pub use log::send::{Refused, Writer};
+pub use pace::Class;
 pub use replica::{Consent, CopyError};
 pub use replicator::{CopyOptions, CopyState, CopyStatus, replicate};
 pub use runtime::{AttachError, AttachOptions, Handle, attach};

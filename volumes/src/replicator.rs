@@ -362,10 +362,8 @@ impl Shared {
         };
         let lock = match (&self.o.destination, &*locked(&self.named)) {
             (Location::Path(path), _) => crate::lock::take(path, 0, 4096),
-            (Location::Nbd(url), Some((uuid, _))) => {
-                crate::lock::take_replica(*uuid, &url.to_string())
-            }
-            (Location::Nbd(_), None) => return Ok(()),
+            (url, Some((uuid, _))) => crate::lock::take_replica(*uuid, &url.to_string()),
+            (Location::Nbd(_) | Location::S3(_), None) => return Ok(()),
         };
         let lock = lock.map_err(io)?;
         *held = Some(lock.ok_or_else(|| CopyError::Locked { path: path.clone() })?);

@@ -20,7 +20,8 @@ use crate::lock::HostLock;
 use crate::log::receive::{Mode, Reader, ReaderOptions};
 use crate::log::send::{Refused, Writer, WriterOptions};
 use crate::media::nbd::{Connector, Options};
-use crate::media::{self, BlockDevice, Direct, How, Location, OpenError};
+use crate::media::{self, BlockDevice, Direct, How, Location, OpenError, s3};
+use crate::pace::Class;
 use crate::status::{LaneStatus, VolumeCounters, VolumeState, VolumeStatus};
 use std::fmt;
 use std::path::PathBuf;
@@ -178,6 +179,20 @@ pub(crate) fn open_at(
 ) -> Opener {
     let path = match at {
         Location::Path(path) => path.clone(),
+        Location::S3(url) => {
+            let usual = s3::Options::new(write);
+            let request_deadline = io_deadline.max(usual.request_deadline);
+            let connector =
+                s3::Connector::new(url.clone(), s3::Options { request_deadline, ..usual });
+            let place = at.label();
+            return Arc::new(move || match connector.open() {
+                Ok(device) => Ok(Arc::new(device)),
+                Err(source) => {
+                    let place = place.clone();
+                    Err(AttachError::Open(Arc::new(OpenError::S3 { place, source })))
+                }
+            });
+        }
         Location::Nbd(url) => {
             let request_deadline = io_deadline.max(REQUEST_DEADLINE_MIN);
             let connector =
@@ -245,8 +260,16 @@ fn no_replica(error: AttachError, path: PathBuf) -> AttachError {
     AttachError::NoReplica { path, why }
 }
 
+/// What lies there, and on what kind of medium.
+struct Found {
+    superblock: Superblock,
+    class: Class,
+    /// Where requests are counted, if they are.
+    meter: Option<Arc<dyn BlockDevice>>,
+}
+
 /// All that an operator can get wrong, in one look.
-fn look(o: &AttachOptions, opener: &Opener) -> Result<Superblock, AttachError> {
+fn look(o: &AttachOptions, opener: &Opener) -> Result<Found, AttachError> {
     let path = || o.label();
     let read = opener().and_then(|device| Ok((read_superblock(&*device, &path())?, device)));
     let (superblock, device) = read.map_err(|e| if o.sends { e } else { no_replica(e, path()) })?;
@@ -265,7 +288,9 @@ fn look(o: &AttachOptions, opener: &Opener) -> Result<Superblock, AttachError> {
         let (logical, block) = (device.logical_block(), g.block_bytes);
         return Err(AttachError::WrongSector { path: path(), logical, block });
     }
-    Ok(superblock)
+    let class = device.class();
+    let meter = Some(device).filter(|d| d.requests().is_some());
+    Ok(Found { superblock, class, meter })
 }
 
 /// What the threads share.
@@ -286,6 +311,8 @@ pub(crate) struct Shared {
     pub(crate) pulses: [Pulse; 3],
     pub(crate) reopen: AtomicU64,
     superblock: OnceLock<Superblock>,
+    class: OnceLock<Class>,
+    meter: OnceLock<Arc<dyn BlockDevice>>,
     uses_host_lock: bool,
     random: Random,
     lock: Mutex<Option<HostLock>>,
@@ -389,7 +416,9 @@ impl Shared {
         let path = || self.o.label();
         let lock = match &self.o.location {
             Location::Path(path) => crate::lock::take(path, start, len),
-            Location::Nbd(_) => crate::lock::take_name(superblock.uuid, self.o.node),
+            Location::Nbd(_) | Location::S3(_) => {
+                crate::lock::take_name(superblock.uuid, self.o.node)
+            }
         };
         let lock = lock
             .map_err(|e| AttachError::Io { path: path(), detail: e.to_string() })?
@@ -399,7 +428,12 @@ impl Shared {
     }
 
     /// Takes the host lock and seats the machines.
-    fn seat(&self, superblock: &Superblock) -> Result<(), AttachError> {
+    fn seat(&self, found: &Found) -> Result<(), AttachError> {
+        let superblock = &found.superblock;
+        let _ = self.class.set(found.class);
+        if let Some(meter) = &found.meter {
+            let _ = self.meter.set(meter.clone());
+        }
         // Without it, two claimants of one epoch could not be told apart.
         let nonce = (self.random)().map_err(|detail| AttachError::Random { detail })?;
         self.lock_entry(superblock)?;
@@ -407,7 +441,7 @@ impl Shared {
         let reader =
             Reader::new(ReaderOptions { node: self.o.node, superblock: superblock.clone() });
         if let Some(r) = reader {
-            self.reader.put(r);
+            self.reader.put(r.paced(found.class.pace()));
         }
         let _ = self.superblock.set(superblock.clone());
         Ok(())
@@ -438,8 +472,9 @@ impl Shared {
             outbox_bytes_max: self.o.outbox_bytes_max,
         });
         if let (Some(k), Some(w)) = (keeper, writer) {
+            let class = self.class.get().copied().unwrap_or_default();
             self.writer.put(w);
-            self.keeper.put(k);
+            self.keeper.put(k.paced(class.pace()));
         }
     }
 
@@ -514,9 +549,12 @@ pub struct Handle {
 /// Attaches the file, block device or export that the options name.
 pub fn attach(opts: AttachOptions, clock: Clock, sink: Sink) -> Result<Handle, AttachError> {
     let o = opts.clone();
-    let looker: Opener =
-        Arc::new(move || open_at(&o.location, true, o.single_host, o.io_deadline)());
     let opener = open_at(&opts.location, true, opts.single_host, opts.io_deadline);
+    // NBD's connections remember what they were opened on; what costs requests is counted as one.
+    let looker: Opener = match &opts.location {
+        Location::S3(_) => opener.clone(),
+        _ => Arc::new(move || open_at(&o.location, true, o.single_host, o.io_deadline)()),
+    };
     start(opts, [opener, looker], true, system_random, clock, sink)
 }
 
@@ -538,7 +576,8 @@ fn start(
     clock: Clock,
     sink: Sink,
 ) -> Result<Handle, AttachError> {
-    let io_deadline = u64::try_from(o.io_deadline.as_micros()).unwrap_or(u64::MAX).max(1);
+    let io_deadline = u64::try_from(o.io_deadline.as_micros()).unwrap_or(u64::MAX);
+    let io_deadline = io_deadline.max(o.location.class().pace().stuck_after_min).max(1);
     let shared = Arc::new(Shared {
         opener,
         looker,
@@ -553,6 +592,8 @@ fn start(
         pulses: Default::default(),
         reopen: AtomicU64::new(0),
         superblock: OnceLock::new(),
+        class: OnceLock::new(),
+        meter: OnceLock::new(),
         uses_host_lock,
         random,
         lock: Mutex::new(None),
@@ -570,7 +611,7 @@ fn start(
     spawn("sp-look", move || {
         let _ = tell.send(look(&s.o, &s.looker));
     })?;
-    let patience = shared.o.io_deadline.max(Duration::from_millis(100)) * 2;
+    let patience = Duration::from_micros(io_deadline).max(Duration::from_millis(100)) * 2;
     let looked = told.recv_timeout(patience).unwrap_or_else(|_| {
         Err(AttachError::Silent { path: shared.o.label(), waited_ms: patience.as_millis() })
     });
@@ -692,6 +733,8 @@ impl Handle {
             reason: None,
             write_latency_us: Some(s.latency_us.load(Ordering::Relaxed)).filter(|&l| l != 0),
             lanes: Vec::new(),
+            class: s.class.get().copied().unwrap_or_default(),
+            requests: s.meter.get().and_then(|m| m.requests()),
             counters: VolumeCounters::default(),
         };
         let reason = s.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -1,6 +1,8 @@
 //! What the operator sees of a volume.
 
 use crate::format::superblock::Uuid;
+use crate::media::Requests;
+use crate::pace::Class;
 use serde::Serialize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -59,5 +61,9 @@ pub struct VolumeStatus {
     /// Moving average of record and beat writes.
     pub write_latency_us: Option<u64>,
     pub lanes: Vec<LaneStatus>,
+    pub class: Class,
+    /// Where each is billed: what was asked of the store since this daemon attached it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Requests>,
     pub counters: VolumeCounters,
 }

@@ -6,12 +6,13 @@
 //! whole, and a live volume may change while it is read.
 
 use crate::buffer::Pool;
-use crate::event::{IoFault, Ring};
+use crate::event::{IoFault, RecordName, Ring};
 use crate::format::record::{self, Address, Header, Kind};
 use crate::format::superblock::Superblock;
 use crate::format::table::Table;
 use crate::inspect::{io_error, open_to_read, read_table, read_whole};
 use crate::media::{BlockDevice, Location};
+use crate::pace::Class;
 use crate::runtime::AttachError;
 use serde::Serialize;
 use std::path::Path;
@@ -86,7 +87,11 @@ fn check(
         for &to in s.geometry.nodes.iter().filter(|&&to| to != from) {
             for ring in Ring::BOTH {
                 let address = Address { uuid: s.uuid, from, to, ring };
-                let counts = walk(device, &s, &table, &address).map_err(io)?;
+                let counts = match device.class() {
+                    Class::Object => walk_names(device, &s, &address),
+                    Class::Local | Class::Remote => walk(device, &s, &table, &address),
+                };
+                let counts = counts.map_err(io)?;
                 sum.valid += counts.valid;
                 sum.torn += counts.torn;
                 sum.stale += counts.stale;
@@ -110,6 +115,50 @@ fn check(
         lanes,
         ok,
     })
+}
+
+/// Where records are objects, only those that are announced and unread must be there.
+fn walk_names(
+    device: &dyn BlockDevice,
+    s: &Superblock,
+    address: &Address,
+) -> Result<RecordCounts, IoFault> {
+    let (from, to, ring) = (address.from, address.to, address.ring);
+    let due = || {
+        let table = read_table(device, s)?;
+        let (i, j) = (s.geometry.slot(from), s.geometry.slot(to));
+        let (Some(i), Some(j)) = (i, j) else { return Ok((0, 0, 0)) };
+        let Some(writer) = table.get(i) else { return Ok((0, 0, 0)) };
+        let cell = table.get(j).and_then(|e| e.cells.get(i));
+        let read = cell.filter(|c| c.reads_epoch == writer.epoch);
+        // A reader that never saw this epoch goes on at the head.
+        let head = writer.head(j, ring).number;
+        let read = read.map_or_else(|| head.saturating_sub(1), |c| c.cursors[ring.index()]);
+        Ok((writer.epoch, read, head))
+    };
+    let (epoch, read, head) = due()?;
+    let pool = Pool::new();
+    let mut counts = RecordCounts::default();
+    for number in read + 1..head {
+        let name = RecordName { from, to, ring, epoch, number };
+        let bytes = device.read_record(&pool, 0, 0, &name)?;
+        let header = Header::decode(&bytes, address, record::place_of(&bytes));
+        let header = header.filter(|h| (h.epoch, h.number) == (epoch, number));
+        let whole =
+            header.is_some_and(|h| h.kind == Kind::Wrap || record::open(&bytes, &h).is_some());
+        if whole {
+            counts.valid += 1;
+            continue;
+        }
+        // It may have been read and deleted meanwhile.
+        let (epoch_now, read_now, _) = due()?;
+        if (epoch_now, read_now < number) == (epoch, true) {
+            counts.torn += 1;
+        } else {
+            counts.stale += 1;
+        }
+    }
+    Ok(counts)
 }
 
 fn walk(

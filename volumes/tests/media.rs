@@ -134,3 +134,25 @@ fn what_is_no_medium_is_refused_by_name() {
     let alone = How { write: false, direct: Direct::Preferred, exclusive: false };
     assert!(!open(Path::new("/proc/self/status"), alone).unwrap().is_direct());
 }
+
+/// Formats it and runs the suite of what the machines need.
+fn bears_a_volume(name: &str, writer: &dyn BlockDevice, reader: &dyn BlockDevice) {
+    let o = InitOptions { force: true, ..common::small() };
+    let volume = volumes::init_medium(writer, Path::new("lun"), &o, |_, _| {}).unwrap();
+    if let Err(e) = conformance::run_volume(writer, reader, &volume) {
+        panic!("{name}: {e}");
+    }
+}
+
+#[test]
+fn memory_and_files_bear_a_volume() {
+    let memory = MemoryDevice::new(BYTES);
+    bears_a_volume("memory", &memory, &memory.clone());
+    let shared = Arc::new(FaultDevice::new(MemoryDevice::new(BYTES)));
+    bears_a_volume("faults, none on", &shared, &shared.clone());
+    let dir = Scratch::new("media-volume");
+    let path = dir.join("v");
+    std::fs::write(&path, vec![0; usize::try_from(BYTES).unwrap()]).unwrap();
+    let buffered = || volumes::media::file::open_buffered(&path, true).unwrap();
+    bears_a_volume("buffered files", &buffered(), &buffered());
+}

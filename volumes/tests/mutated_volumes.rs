@@ -185,7 +185,7 @@ fn reader(shape: &Shape, image: &[u8], rng: &mut Rng, causes: &mut Causes, what:
         }
         let epoch_now = r.cursors().find(|c| c.0 == from).unwrap().1;
         match r.step(now) {
-            Step::Do(Op::Read { offset, len }) => {
+            Step::Do(Op::Read { offset, len, .. }) => {
                 let mut buf = vec![0; len];
                 let result = medium.read_at(offset, &mut buf).map(|()| buf.into());
                 now += 100;

@@ -388,7 +388,7 @@ impl Disk {
                 self.confirmed((now, began), host, offset, data, rng, fired);
                 Ok(Bytes::new())
             }
-            Op::Read { offset, len } => self.read(now, host, (offset, len), rng, fired),
+            Op::Read { offset, len, .. } => self.read(now, host, (offset, len), rng, fired),
         }
     }
 
@@ -569,7 +569,8 @@ mod tests {
         let p = disk.begin(0, 1, write(5), &mut rng, &mut fired);
         disk.end(p.done_at, p, &mut rng, &mut fired).unwrap();
         let read = |disk: &mut Disk, now, rng: &mut Rng, fired: &mut Fired| {
-            let p = disk.begin(now, 2, Op::Read { offset: 4096, len: 4096 }, rng, fired);
+            let p =
+                disk.begin(now, 2, Op::Read { offset: 4096, len: 4096, record: None }, rng, fired);
             disk.end(p.done_at, p, rng, fired).unwrap()[4095]
         };
         assert_eq!(read(&mut disk, 10_000, &mut rng, &mut fired), 5);

@@ -122,6 +122,11 @@ impl Header {
     }
 }
 
+/// Where a record says that it stands; not checked.
+pub(crate) fn place_of(b: &[u8]) -> u32 {
+    if b.len() < HEADER_BYTES { 0 } else { u32_at(b, 40) }
+}
+
 /// Checks the body and cuts it into frames that share `record`'s memory.
 /// `None`: not (yet) what the header promises.
 #[must_use]

@@ -1,6 +1,6 @@
 //! The Reader alone, step by step: where it looks, how much it reads, how long it sleeps.
 
-use super::receive::{DEADLINE, Mode, Reader, ReaderOptions};
+use super::receive::{Mode, Reader, ReaderOptions};
 use crate::buffer::Pool;
 use crate::event::{Fact, IoFault, IoFaultKind, Micros, Op, Ring, Step};
 use crate::format::mailbox;
@@ -9,6 +9,7 @@ use crate::format::superblock::{Superblock, tests::sample};
 use crate::format::table::{Cell, Entry, Head, Table};
 use bytes::Bytes;
 
+const DEADLINE: Micros = crate::pace::Class::Local.pace().deadline;
 const EPOCH: u64 = 9 << 16;
 
 struct Bench {
@@ -77,7 +78,7 @@ impl Bench {
 
     fn look(&mut self) -> Look {
         match self.reader.step(self.now) {
-            Step::Do(Op::Read { offset, len }) => {
+            Step::Do(Op::Read { offset, len, .. }) => {
                 self.asked = len;
                 let g = &self.volume.geometry;
                 for ring in Ring::BOTH {

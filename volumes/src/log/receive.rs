@@ -21,29 +21,20 @@
 
 use super::recognise::{Expected, Found};
 use crate::buffer::Pool;
-use crate::event::{Fact, IoFault, IoFaultKind, Micros, Op, Ring, Step};
+use crate::event::{Fact, IoFault, IoFaultKind, Micros, Op, RecordName, Ring, Step};
 use crate::format::RECORD_BYTES_MAX;
 use crate::format::bytes::len_u32;
 use crate::format::mailbox;
 use crate::format::record::{self, Address, Header, Kind};
 use crate::format::superblock::Superblock;
 use crate::format::table::{Entry, Head, Table};
+use crate::pace::{Class, Pace};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// How long the expected record may stay unreadable.
-pub const DEADLINE: Micros = 50_000;
-pub(super) const SPIN: Micros = 1_000;
-pub(super) const NAP: Micros = 50;
-pub(super) const NAP_LONG_AFTER: Micros = 20_000;
-pub(super) const NAP_MAX: Micros = 2_000;
 /// While bulk flows, silent rings are looked at this often: a read of a block waits behind those of
 /// a mebibyte, and took an eighth of the reader's time when it came with each of them.
 const SILENT_LOOK: Micros = 2_000;
-const RETRY: Micros = 500;
-/// While active and idle, each mailbox is looked at this often without being announced: a key
-/// exchange need not wait for two beats, and one read of a block in 5 ms is 2 % of the time.
-const LETTER_LOOK: Micros = 5_000;
 const FAULT_RETRY_MIN: Micros = 1_000;
 const FAULT_RETRY_MAX: Micros = 1_000_000;
 /// Polls that find nothing shrink to this size: reading 64 KiB whole beats header-first.
@@ -167,6 +158,7 @@ pub struct ReaderOptions {
 #[derive(Debug)]
 pub struct Reader {
     o: ReaderOptions,
+    pace: Pace,
     slot: usize,
     mode: Mode,
     lanes: Vec<Lane>,
@@ -205,7 +197,9 @@ impl Reader {
             letter_trouble: None,
             tails: [(); 2].map(|()| Tail::new(Head::START, Head::START)),
         });
+        let pace = Class::Local.pace();
         Some(Self {
+            pace,
             slot,
             mode: Mode::Active,
             lanes: lanes.collect(),
@@ -219,12 +213,18 @@ impl Reader {
             letter_look_at: 0,
             letter_turn: 0,
             round_at: 0,
-            nap: NAP,
+            nap: pace.nap,
             traffic_at: 0,
             facts: VecDeque::new(),
             counters: Counters::default(),
             o,
         })
+    }
+
+    /// For a medium that is not a disk of this host.
+    #[must_use]
+    pub fn paced(self, pace: Pace) -> Self {
+        Self { pace, nap: pace.nap, ..self }
     }
 
     #[must_use]
@@ -313,7 +313,7 @@ impl Reader {
     /// Look now (a doorbell rang).
     pub fn wake(&mut self, now: Micros) {
         self.round_at = self.round_at.min(now);
-        self.nap = NAP;
+        self.nap = self.pace.nap;
     }
 
     pub fn step(&mut self, now: Micros) -> Step {
@@ -362,14 +362,15 @@ impl Reader {
         }
         let idle = now.saturating_sub(self.traffic_at);
         self.round_at = match self.mode {
-            _ if idle < SPIN && self.traffic_at != 0 => now,
+            _ if idle < self.pace.spin && self.traffic_at != 0 => now,
+            Mode::Standby { .. } if !self.pace.standby_looks => Micros::MAX,
             Mode::Standby { interval } => now + interval.max(1),
-            Mode::Active if idle < NAP_LONG_AFTER => {
-                self.nap = NAP;
-                now + NAP
+            Mode::Active if idle < self.pace.nap_long_after => {
+                self.nap = self.pace.nap;
+                now + self.nap
             }
             Mode::Active => {
-                self.nap = (self.nap * 2).min(NAP_MAX);
+                self.nap = (self.nap * 2).min(self.pace.nap_max);
                 now + self.nap
             }
         };
@@ -382,7 +383,8 @@ impl Reader {
     fn fill_round(&mut self, now: Micros) {
         self.rounds += 1;
         let idle = len_u32(GUESS_BYTES_IDLE / self.o.superblock.geometry.block()).max(1);
-        let hot = |t: &Tail| now.saturating_sub(t.delivered_at) < SPIN && t.delivered_at != 0;
+        let hot =
+            |t: &Tail| now.saturating_sub(t.delivered_at) < self.pace.spin && t.delivered_at != 0;
         let tails = || self.lanes.iter().flat_map(|l| &l.tails);
         let small = tails().all(|t| !hot(t) || t.guess <= idle);
         let enough = match small {
@@ -393,12 +395,15 @@ impl Reader {
         if !narrow {
             self.wide_at = now;
         }
+        // Where a look costs something, standby leaves it to the table to announce records.
+        let quiet = self.mode != Mode::Active && !self.pace.standby_looks;
         for ring in Ring::BOTH {
             for (slot, lane) in self.lanes.iter().enumerate() {
                 let tail = &lane.tails[ring.index()];
                 let due = lane.epoch != 0 && tail.retry_at <= now;
                 let waits = tail.behind() || tail.trouble.is_some() || tail.fault.is_some();
-                if due && (!narrow || hot(tail) || waits) {
+                let asked = waits || !quiet || hot(tail);
+                if due && asked && (!narrow || hot(tail) || waits) {
                     self.round.push_back((slot, ring));
                 }
             }
@@ -418,8 +423,11 @@ impl Reader {
         let len = need.max(tail.guess as usize * block).clamp(block, to_end);
         let offset = base + u64::from(tail.next.place) * block as u64 + have as u64;
         self.counters.polls += 1;
-        self.flight = Flight::Poll(Poll { slot, ring, epoch: lane.epoch, at: tail.next });
-        Step::Do(Op::Read { offset, len })
+        let (from, to) = (lane.node, self.o.node);
+        let (epoch, number) = (lane.epoch, tail.next.number);
+        let record = RecordName { from, to, ring, epoch, number };
+        self.flight = Flight::Poll(Poll { slot, ring, epoch, at: tail.next });
+        Step::Do(Op::Read { offset, len, record: Some(record) })
     }
 
     fn letter(&mut self, now: Micros) -> Option<Step> {
@@ -431,12 +439,12 @@ impl Reader {
         let lane = &self.lanes[slot];
         self.flight = Flight::Letter { slot, epoch: lane.epoch };
         let offset = g.mailbox_offset(lane.node, self.o.node)?;
-        Some(Step::Do(Op::Read { offset, len: g.block() }))
+        Some(Step::Do(Op::Read { offset, len: g.block(), record: None }))
     }
 
     /// Whose mailbox to look at although the table announces nothing.
     fn letter_unannounced(&mut self, now: Micros) -> Option<usize> {
-        let idle = self.traffic_at == 0 || now.saturating_sub(self.traffic_at) >= SPIN;
+        let idle = self.traffic_at == 0 || now.saturating_sub(self.traffic_at) >= self.pace.spin;
         if self.mode != Mode::Active || !idle || now < self.letter_look_at {
             return None;
         }
@@ -447,7 +455,7 @@ impl Reader {
             s != self.slot && l.epoch != 0 && l.letters_announced <= l.letters_read
         })?;
         self.letter_turn = slot + 1;
-        self.letter_look_at = now + LETTER_LOOK / n as u64;
+        self.letter_look_at = now + self.pace.letter_look / n as u64;
         Some(slot)
     }
 
@@ -497,11 +505,11 @@ impl Reader {
                 }
             }
             _ => {
-                lane.letter_retry_at = now + RETRY;
+                lane.letter_retry_at = now + self.pace.retry;
                 let since = *lane.letter_trouble.get_or_insert(now);
                 if bytes.is_none() {
-                    lane.letter_retry_at = now + DEADLINE;
-                } else if now.saturating_sub(since) >= DEADLINE {
+                    lane.letter_retry_at = now + self.pace.deadline;
+                } else if now.saturating_sub(since) >= self.pace.deadline {
                     // Damaged: the next message will overwrite it.
                     lane.letters_read = lane.letters_announced;
                     lane.letter_trouble = None;
@@ -538,6 +546,12 @@ impl Reader {
                 return;
             }
             Found::Impossible => return self.trouble(now, poll),
+            // All of it was asked for: a record that is an object of its own was cut off.
+            Found::Part { blocks } if tail.need == blocks => {
+                self.counters.torn += 1;
+                tail.damaged = Some(blocks);
+                return self.trouble(now, poll);
+            }
             Found::Part { blocks } => {
                 tail.need = blocks;
                 self.rest = Some((poll.slot, poll.ring));
@@ -647,7 +661,7 @@ impl Reader {
         tail.go_to(expected.behind(h));
         tail.delivered_at = now.max(1);
         self.traffic_at = now.max(1);
-        self.nap = NAP;
+        self.nap = self.pace.nap;
         self.round_at = now;
         let (from, ring, number) = (lane.node, poll.ring, poll.at.number);
         if h.kind == Kind::Data {
@@ -661,9 +675,9 @@ impl Reader {
     /// The expected record is not to be had; perhaps it never will be.
     fn trouble(&mut self, now: Micros, poll: Poll) {
         let tail = &mut self.lanes[poll.slot].tails[poll.ring.index()];
-        tail.retry_at = now + RETRY;
+        tail.retry_at = now + self.pace.retry;
         let since = *tail.trouble.get_or_insert(now);
-        if now.saturating_sub(since) < DEADLINE {
+        if now.saturating_sub(since) < self.pace.deadline {
             return;
         }
         if tail.behind() {
@@ -687,7 +701,10 @@ impl Reader {
         tail.guess = 1;
         tail.need = 0;
         tail.carry = Bytes::new();
-        if tail.behind() && tail.tables_since_fault >= 2 && now.saturating_sub(since) >= DEADLINE {
+        if tail.behind()
+            && tail.tables_since_fault >= 2
+            && now.saturating_sub(since) >= self.pace.deadline
+        {
             tail.fault = None;
             self.give_up(poll);
         }

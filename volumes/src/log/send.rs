@@ -300,7 +300,11 @@ impl Writer {
         }
         self.counters.checks += 1;
         self.flight = Flight::Check { at: now, copy: Copy::First };
-        Step::Do(Op::Read { offset: 0, len: self.o.superblock.geometry.table_region_bytes() })
+        Step::Do(Op::Read {
+            offset: 0,
+            len: self.o.superblock.geometry.table_region_bytes(),
+            record: None,
+        })
     }
 
     pub fn complete(&mut self, now: Micros, result: Result<Bytes, IoFault>) {

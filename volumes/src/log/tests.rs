@@ -10,12 +10,14 @@ use crate::fence::Permit;
 use crate::flusher::Machine;
 use crate::format::superblock::{Copy, Superblock, tests::sample};
 use crate::keeper::{ClaimError, Keeper, KeeperOptions};
-use crate::log::receive::{DEADLINE, Mode, Reader, ReaderOptions};
+use crate::log::receive::{Mode, Reader, ReaderOptions};
 use crate::log::send::{Refused, Writer, WriterOptions};
 use crate::media::{BlockDevice, MemoryDevice};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+const DEADLINE: Micros = crate::pace::Class::Local.pace().deadline;
 
 struct Rng(u64);
 
@@ -126,7 +128,7 @@ impl Disk {
             return Err(IoFault::new(IoFaultKind::Eio, format!("since {}", p.issued)));
         }
         match &p.op {
-            Op::Read { offset, len } => {
+            Op::Read { offset, len, .. } => {
                 let mut buf = vec![0; *len];
                 self.memory.read_at(*offset, &mut buf)?;
                 if let Some((at, old)) = &self.before

@@ -6,8 +6,11 @@
 //! | `doom` | operation n and the next few fail as [`Doom`] says; the rest of a life goes on |
 //! | `stall` | calls hang until released; nothing else waits |
 
-use super::BlockDevice;
-use crate::event::{IoFault, IoFaultKind};
+use super::{BlockDevice, Requests};
+use crate::buffer::Pool;
+use crate::event::{IoFault, IoFaultKind, RecordName};
+use crate::pace::Class;
+use bytes::Bytes;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -157,6 +160,31 @@ impl<D: BlockDevice> BlockDevice for FaultDevice<D> {
     fn flush(&self) -> Result<(), IoFault> {
         let doom = self.begin();
         meet(doom, || self.inner.flush())
+    }
+
+    fn class(&self) -> Class {
+        self.inner.class()
+    }
+
+    fn read_record(
+        &self,
+        pool: &Pool,
+        offset: u64,
+        len: usize,
+        name: &RecordName,
+    ) -> Result<Bytes, IoFault> {
+        let doom = self.begin();
+        match self.with(|p| p.reads) {
+            Some(kind) => Err(injected(kind)),
+            None => {
+                let read = self.inner.read_record(pool, offset, len, name);
+                meet(doom, || Ok(())).and(read)
+            }
+        }
+    }
+
+    fn requests(&self) -> Option<Requests> {
+        self.inner.requests()
     }
 
     fn still_there(&self) -> bool {

@@ -46,6 +46,8 @@ pub enum OpenError {
     Other { path: PathBuf, source: Errno },
     #[error(transparent)]
     Nbd(super::nbd::NbdError),
+    #[error("{place}: {source}")]
+    S3 { place: PathBuf, source: super::s3::S3Error },
 }
 
 impl OpenError {
@@ -55,6 +57,7 @@ impl OpenError {
         match self {
             Self::Other { .. } => false,
             Self::Nbd(e) => e.is_input_error(),
+            Self::S3 { source, .. } => source.is_input_error(),
             _ => true,
         }
     }
@@ -65,6 +68,7 @@ impl OpenError {
         match self {
             Self::Missing { .. } | Self::Other { .. } => true,
             Self::Nbd(e) => e.may_pass(),
+            Self::S3 { source, .. } => source.may_pass(),
             _ => false,
         }
     }

@@ -6,6 +6,8 @@
 
 use super::nbd::NbdUrl;
 use super::nbd::url::{Server, UrlError};
+use super::s3::{S3Url, Settings};
+use crate::pace::Class;
 use std::fmt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ pub enum Location {
     /// A file or block device of this host.
     Path(PathBuf),
     Nbd(NbdUrl),
+    S3(S3Url),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,9 +26,11 @@ pub enum LocationError {
     /// The text itself is not repeated: it may hold a password.
     #[error("a URL of NBD: {0}")]
     Nbd(#[from] UrlError),
+    #[error("a URL of S3: {0}")]
+    S3(#[from] super::s3::url::UrlError),
     #[error(
         "`{scheme}://` is not known here; write a path (./{scheme}:... for a file of that name), \
-         nbd://, nbds://, nbd+unix:// or nbds+unix://"
+         s3://BUCKET/PREFIX, nbd://, nbds://, nbd+unix:// or nbds+unix://"
     )]
     Scheme { scheme: String },
 }
@@ -34,6 +39,9 @@ impl Location {
     pub fn parse(text: &str) -> Result<Self, LocationError> {
         if NbdUrl::is_meant(text) {
             return Ok(Self::Nbd(NbdUrl::parse(text)?));
+        }
+        if S3Url::is_meant(text) {
+            return Ok(Self::S3(S3Url::parse(text)?));
         }
         let scheme = text.split_once("://").map(|(scheme, _)| scheme).filter(|s| {
             let plain = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
@@ -66,11 +74,30 @@ impl Location {
         self == other || identity(self).is_some_and(|ours| identity(other) == Some(ours))
     }
 
+    /// What a URL of S3 leaves out.
+    #[must_use]
+    pub fn with_s3_defaults(self, defaults: &Settings) -> Self {
+        match self {
+            Self::S3(url) => Self::S3(S3Url { defaults: defaults.clone(), ..url }),
+            other => other,
+        }
+    }
+
+    /// How fast what lies there is, as far as the words tell.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Path(_) => Class::Local,
+            Self::Nbd(_) => Class::Remote,
+            Self::S3(_) => Class::Object,
+        }
+    }
+
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Path(path) => Some(path),
-            Self::Nbd(_) => None,
+            Self::Nbd(_) | Self::S3(_) => None,
         }
     }
 
@@ -80,6 +107,7 @@ impl Location {
         match self {
             Self::Path(path) => path.clone(),
             Self::Nbd(url) => url.to_string().into(),
+            Self::S3(url) => url.to_string().into(),
         }
     }
 
@@ -91,6 +119,7 @@ impl Location {
         };
         match self {
             Self::Path(path) => last(path),
+            Self::S3(url) => url.short_name(),
             Self::Nbd(url) => match &url.server {
                 _ if !url.export.is_empty() => last(Path::new(&url.export)),
                 Server::Tcp { host, .. } => host.clone(),
@@ -105,6 +134,7 @@ impl fmt::Display for Location {
         match self {
             Self::Path(path) => write!(f, "{}", path.display()),
             Self::Nbd(url) => write!(f, "{url}"),
+            Self::S3(url) => write!(f, "{url}"),
         }
     }
 }
@@ -184,7 +214,7 @@ mod tests {
 
     #[test]
     fn an_unknown_scheme_is_no_file() {
-        for text in ["s3://bucket", "nbdx://h", "NBD://h", "http://u:secret@h"] {
+        for text in ["s4://bucket", "nbdx://h", "NBD://h", "http://u:secret@h"] {
             let e = Location::parse(text).unwrap_err();
             assert!(matches!(e, LocationError::Scheme { .. }), "{e}");
             assert!(e.to_string().contains("nbd+unix://") && !e.to_string().contains("secret"));
@@ -199,6 +229,7 @@ mod tests {
             ("/dev/sda", "sda"),
             ("nbd://h/a/b", "b"),
             ("nbd://h", "h"),
+            ("s3://bucket/a/lun7?endpoint=http://h", "lun7"),
             ("nbd+unix:?socket=/run/x.sock", "x.sock"),
         ] {
             assert_eq!(Location::parse(text).unwrap().short_name(), name);

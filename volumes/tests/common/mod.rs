@@ -5,6 +5,7 @@ pub mod loops;
 pub mod mutate;
 pub mod pair;
 pub mod servers;
+pub mod stores;
 pub mod threads;
 pub mod world;
 

@@ -253,7 +253,7 @@ impl Pair {
 
     fn execute(device: &dyn BlockDevice, pool: &Pool, op: Op) -> Result<Bytes, IoFault> {
         match op {
-            Op::Read { offset, len } => {
+            Op::Read { offset, len, .. } => {
                 let mut buf = pool.take_len(len);
                 device.read_at(offset, buf.as_mut())?;
                 Ok(buf.freeze())

@@ -155,7 +155,7 @@ impl<D: Medium> Bench<'_, D> {
     fn execute(&mut self, op: Op) -> Result<Bytes, IoFault> {
         *self.ops += 1;
         match op {
-            Op::Read { offset, len } => {
+            Op::Read { offset, len, .. } => {
                 let mut buf = self.pool.take_len(len);
                 self.disk.read_at(offset, buf.as_mut())?;
                 Ok(buf.freeze())

@@ -106,12 +106,14 @@ impl Replicator {
                 let first = *g.nodes.iter().find(|&&id| id != node.id)?;
                 let offset = g.mailbox_offset(node.id, first)?;
                 let len = (g.nodes.len() - 1) * g.block();
-                Some(self.fly_there(Flight::Letters { slot, epoch }, Op::Read { offset, len }))
+                let op = Op::Read { offset, len, record: None };
+                Some(self.fly_there(Flight::Letters { slot, epoch }, op))
             }
             scan @ Scan::Newest { to, ring, place, .. } => {
                 let blocks = (g.ring_blocks(ring) - place).min(len_u32(WALK_BYTES / g.block()));
                 let len = blocks as usize * g.block();
-                let op = Op::Read { offset: self.offset(slot, to, ring, place), len };
+                let offset = self.offset(slot, to, ring, place);
+                let op = Op::Read { offset, len, record: None };
                 Some(self.fly_there(Flight::Tail { slot, epoch, scan }, op))
             }
             scan @ Scan::Tail { to, ring, len, .. } => {
@@ -120,6 +122,7 @@ impl Replicator {
                 let op = Op::Read {
                     offset: self.offset(slot, to, ring, at.place),
                     len: len.min(to_end),
+                    record: None,
                 };
                 Some(self.fly_there(Flight::Tail { slot, epoch, scan }, op))
             }

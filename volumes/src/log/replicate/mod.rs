@@ -37,7 +37,7 @@ mod tests;
 mod words;
 
 use crate::buffer::Pool;
-use crate::event::{IoFault, Micros, Step};
+use crate::event::{IoFault, Micros, Op, Step};
 use crate::format::stamp::Stamp;
 use crate::format::superblock::{Copy, FormatError, Superblock};
 use bytes::Bytes;
@@ -304,7 +304,7 @@ impl Replicator {
         }
         if let Some((at, region)) = half.last_copy.take() {
             half.flight = Some(Flight::LastCopy { at, region });
-            return Step::Do(crate::event::Op::Read { offset: g.last_offset(), len: g.block() });
+            return Step::Do(Op::Read { offset: g.last_offset(), len: g.block(), record: None });
         }
         if now < half.retry_at {
             return Step::WaitUntil(half.retry_at);
@@ -315,7 +315,7 @@ impl Replicator {
             && now.saturating_sub(half.looked_at) >= lease;
         if now >= half.next_look || stale {
             half.flight = Some(Flight::Look { at: now });
-            return Step::Do(crate::event::Op::Read { offset: 0, len: g.table_region_bytes() });
+            return Step::Do(Op::Read { offset: 0, len: g.table_region_bytes(), record: None });
         }
         if half.looked_at == 0 {
             return Step::WaitUntil(half.next_look);

@@ -36,7 +36,7 @@ impl Replicator {
         let len = blocks as usize * g.block();
         self.fly(Flight::Search { search, blocks });
         let offset = self.offset(search.poll.slot, search.poll.to, search.poll.ring, search.place);
-        Step::Do(Op::Read { offset, len })
+        Step::Do(Op::Read { offset, len, record: None })
     }
 
     pub(super) fn searched(&self, search: &mut Search, bytes: &[u8]) {

@@ -8,7 +8,6 @@
 //! is gone, so it is not waited for; anything else is waited for as the Reader does, because torn
 //! and stale reads are normal.
 
-use super::super::receive::{DEADLINE, NAP, NAP_LONG_AFTER, NAP_MAX, SPIN};
 use super::super::recognise::Expected;
 use super::lanes::{Letter, Run, Stop, Tail, chain};
 use super::round::Phase;
@@ -19,9 +18,11 @@ use crate::format::bytes::len_u32;
 use crate::format::mailbox;
 use crate::format::record::{Address, Header};
 use crate::format::table::{Head, Table};
+use crate::pace::{Class, Pace};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
+const PACE: Pace = Class::Local.pace();
 /// One read at most, and so one write.
 pub(super) const READ_BYTES_MAX: usize = 1 << 20;
 /// What an idle poll reads at most: 64 KiB whole beats header-first.
@@ -76,7 +77,7 @@ pub(super) struct Polling {
 impl Polling {
     pub(super) fn wake(&mut self) {
         self.round_at = 0;
-        self.nap = NAP;
+        self.nap = PACE.nap;
     }
 }
 
@@ -239,13 +240,13 @@ impl Replicator {
         }
         p.cold_turn = p.cold_turn.wrapping_add(COLD_PER_ROUND);
         let idle = now.saturating_sub(p.traffic_at);
-        p.round_at = if p.traffic_at != 0 && idle < SPIN {
+        p.round_at = if p.traffic_at != 0 && idle < PACE.spin {
             now
-        } else if p.traffic_at != 0 && idle < NAP_LONG_AFTER {
-            p.nap = NAP;
-            now + NAP
+        } else if p.traffic_at != 0 && idle < PACE.nap_long_after {
+            p.nap = PACE.nap;
+            now + PACE.nap
         } else {
-            p.nap = (p.nap * 2).clamp(NAP, NAP_MAX);
+            p.nap = (p.nap * 2).clamp(PACE.nap, PACE.nap_max);
             now + p.nap
         };
     }
@@ -282,7 +283,7 @@ impl Replicator {
         self.counters.polls += 1;
         self.fly(Flight::Poll(poll));
         let offset = self.offset(poll.slot, poll.to, poll.ring, poll.at.place);
-        Step::Do(Op::Read { offset, len: poll.len })
+        Step::Do(Op::Read { offset, len: poll.len, record: None })
     }
 
     fn letter(&mut self, now: Micros) -> Option<Step> {
@@ -297,7 +298,7 @@ impl Replicator {
             .find(|(_, _, l)| l.letters.announced > l.letters.read && l.letters.retry_at <= now);
         let mut chosen = announced.map(|(slot, to, _)| (slot, to));
         let p = &self.polling;
-        let idle = p.traffic_at == 0 || now.saturating_sub(p.traffic_at) >= SPIN;
+        let idle = p.traffic_at == 0 || now.saturating_sub(p.traffic_at) >= PACE.spin;
         if chosen.is_none() && idle && now >= p.letter_look_at {
             let count = lanes().count().max(1);
             let turn = p.letter_turn % count;
@@ -313,7 +314,7 @@ impl Replicator {
         let g = &self.o.superblock.geometry;
         let (offset, len) = (g.mailbox_offset(node.id, node.lanes[to].to)?, g.block());
         self.fly(Flight::Letter { slot, to, epoch: node.epoch });
-        Some(Step::Do(Op::Read { offset, len }))
+        Some(Step::Do(Op::Read { offset, len, record: None }))
     }
 
     pub(super) fn source_complete(
@@ -430,7 +431,7 @@ impl Replicator {
         let tail = self.tail(&poll);
         tail.retry_at = now + RETRY;
         let since = *tail.trouble.get_or_insert(now);
-        if now.saturating_sub(since) < DEADLINE {
+        if now.saturating_sub(since) < PACE.deadline {
             return;
         }
         if !tail.behind() {
@@ -459,7 +460,10 @@ impl Replicator {
         tail.guess = 1;
         tail.greedy = false;
         // While the table can be read, it is this place alone.
-        if tail.behind() && tail.tables_since_fault >= 2 && now.saturating_sub(since) >= DEADLINE {
+        if tail.behind()
+            && tail.tables_since_fault >= 2
+            && now.saturating_sub(since) >= PACE.deadline
+        {
             tail.fault = None;
             self.polling.search = Some(Search::new(poll));
         }
@@ -488,9 +492,9 @@ impl Replicator {
             // It was not announced: nothing new, or not yet whole.
             _ if l.announced <= l.read => {}
             (_, bytes) => {
-                l.retry_at = now + if bytes.is_none() { DEADLINE } else { RETRY };
+                l.retry_at = now + if bytes.is_none() { PACE.deadline } else { RETRY };
                 let since = *l.trouble.get_or_insert(now);
-                if bytes.is_some() && now.saturating_sub(since) >= DEADLINE {
+                if bytes.is_some() && now.saturating_sub(since) >= PACE.deadline {
                     // Damaged: the next message will overwrite it.
                     l.read = l.announced;
                     l.trouble = None;

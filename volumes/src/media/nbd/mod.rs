@@ -35,6 +35,7 @@ use super::BlockDevice;
 use crate::event::{IoFault, IoFaultKind};
 use crate::format::bytes::to_usize;
 use crate::log::receive::short_read;
+use crate::pace::Class;
 use link::Link;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -246,6 +247,10 @@ impl BlockDevice for NbdDevice {
             return Ok(());
         }
         self.link.call(Command::Flush, 0, b"", &mut [])
+    }
+
+    fn class(&self) -> Class {
+        Class::Remote
     }
 
     fn still_there(&self) -> bool {

@@ -1,8 +1,14 @@
 //! What every medium must do; run it on any [`BlockDevice`] whose content may be destroyed.
 //!
+//! [`run`] is for media of blocks, [`run_volume`] for all.
+//!
 //! ```
 //! volumes::media::conformance::run(&volumes::media::MemoryDevice::new(1 << 20)).unwrap();
 //! ```
+
+mod volume;
+
+pub use volume::run_volume;
 
 use super::BlockDevice;
 use crate::buffer::Pool;

@@ -1,0 +1,250 @@
+//! Whole volumes in object stores: two nodes, servers that die, stall, throttle and are slow, and what
+//! it costs.
+
+mod common;
+
+use common::stores::{Door, Kind, Store};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use volumes::log::receive::Mode;
+use volumes::media::Location;
+use volumes::runtime::Clock;
+use volumes::status::VolumeState;
+use volumes::{
+    AttachError, AttachOptions, BenchError, BenchOptions, Fact, Handle, InitError, InitOptions,
+    Ring, attach, bench, init, inspect, verify,
+};
+
+type Facts = Arc<Mutex<Vec<Fact>>>;
+
+/// Nodes in one process have clocks of one origin.
+fn clock() -> Clock {
+    static BEGAN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let began = *BEGAN.get_or_init(Instant::now);
+    Arc::new(move || u64::try_from(began.elapsed().as_micros()).unwrap().max(1))
+}
+
+fn place(url: &str) -> Location {
+    Location::parse(url).unwrap()
+}
+
+fn format(url: &str) {
+    let o = InitOptions { name: "lun".into(), nodes: vec![1, 2], ..InitOptions::default() };
+    init(place(url), &o, |_, _| {}).unwrap();
+}
+
+fn try_up(url: &str, node: u8) -> Result<(Handle, Facts), AttachError> {
+    let facts: Facts = Arc::default();
+    let f = facts.clone();
+    let o = AttachOptions::new(place(url), node);
+    let handle = attach(o, clock(), Arc::new(move |fact| f.lock().unwrap().push(fact)))?;
+    Ok((handle, facts))
+}
+
+fn up(url: &str, node: u8) -> (Handle, Facts) {
+    let (handle, facts) = try_up(url, node).unwrap();
+    wait("attach", || handle.epoch() != 0);
+    (handle, facts)
+}
+
+/// A watchdog against hangs, not a measure.
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(120);
+    while !done() {
+        assert!(Instant::now() < until, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Both see each other's beats.
+fn acquainted(facts: [&Facts; 2]) {
+    wait("beats", || {
+        let is = |f: &Facts| f.lock().unwrap().iter().any(|f| matches!(f, Fact::PeerBeat { .. }));
+        facts.iter().all(|f| is(f))
+    });
+}
+
+fn send(from: &Handle, to: u8, numbers: std::ops::Range<u32>) {
+    for i in numbers {
+        let frame = [&i.to_le_bytes()[..], &[0; 900]].concat();
+        wait("room", || from.store(to, Ring::Data, &frame).is_ok());
+    }
+}
+
+fn numbers(facts: &Facts) -> Vec<u32> {
+    let facts = facts.lock().unwrap();
+    let frames = facts.iter().filter_map(|f| match f {
+        Fact::Frames { frames, .. } => Some(frames),
+        _ => None,
+    });
+    frames.flatten().map(|f| u32::from_le_bytes(f[..4].try_into().unwrap())).collect()
+}
+
+fn in_order(facts: &Facts, upto: u32) {
+    wait("all", || numbers(facts).len() >= upto as usize);
+    assert!(numbers(facts).into_iter().eq(0..upto), "in order, none twice, none lost");
+}
+
+fn states(a: &Handle, b: &Handle) -> (VolumeState, VolumeState) {
+    (a.status().state, b.status().state)
+}
+
+const UP: (VolumeState, VolumeState) = (VolumeState::Up, VolumeState::Up);
+
+#[test]
+fn records_and_messages_cross_both_ways() {
+    for kind in Kind::BOTH {
+        let Some(store) = Store::start(kind, "cross") else { continue };
+        let url = store.url("lun");
+        format(&url);
+        let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));
+        acquainted([&a_facts, &b_facts]);
+        a.mailbox(2, b"key").unwrap();
+        for round in 0..5 {
+            send(&a, 2, round * 100..round * 100 + 100);
+            send(&b, 1, round * 100..round * 100 + 100);
+        }
+        in_order(&a_facts, 500);
+        in_order(&b_facts, 500);
+        let key = |f: &Fact| matches!(f, Fact::Mailbox { from: 1, bytes } if bytes == &b"key"[..]);
+        wait("mailbox", || b_facts.lock().unwrap().iter().any(key));
+        wait("release", || a.status().lanes[0].used_bytes == 0);
+        assert_eq!(states(&a, &b), UP);
+        // One daemon per node and host, and no init over a living volume.
+        let e = try_up(&url, 1).unwrap_err();
+        assert!(matches!(e, AttachError::Locked { node: 1, .. }), "{e}");
+        let force = InitOptions {
+            name: "lun".into(),
+            nodes: vec![1, 2],
+            force: true,
+            ..InitOptions::default()
+        };
+        let e = init(place(&url), &force, |_, _| {}).unwrap_err();
+        assert!(matches!(e, InitError::Attached { .. }), "{e}");
+        let e = bench(place(&url), &BenchOptions::default()).unwrap_err();
+        assert!(matches!(e, BenchError::Objects) && e.is_input_error(), "{e}");
+        // What was read is deleted.
+        wait("deleted", || a.status().requests.unwrap().delete > 0);
+        assert!(a.shutdown(Duration::from_secs(10)) && b.shutdown(Duration::from_secs(10)));
+        let report = verify(place(&url)).unwrap();
+        assert!(report.ok && report.records.torn == 0, "{report:?}");
+        let seen = inspect(place(&url)).unwrap();
+        assert!(seen.nodes.iter().all(|n| n.state == "left"), "{seen:?}");
+        init(place(&url), &force, |_, _| {}).unwrap();
+    }
+}
+
+#[test]
+fn nothing_is_lost_when_the_server_is_killed_in_the_middle() {
+    // Only this one keeps its objects over its death.
+    let Some(mut store) = Store::start(Kind::S3rver, "killed") else { return };
+    let url = store.url("lun");
+    format(&url);
+    let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));
+    acquainted([&a_facts, &b_facts]);
+    let mut sent = 0;
+    for _ in 0..3 {
+        send(&a, 2, sent..sent + 200);
+        send(&b, 1, sent..sent + 200);
+        store.kill();
+        send(&a, 2, sent + 200..sent + 250);
+        wait("it is noticed", || a.status().state == VolumeState::Failed);
+        let reason = a.status().reason.unwrap_or_default();
+        assert!(reason.contains("cannot connect") || reason.contains("connection"), "{reason}");
+        store.run();
+        send(&b, 1, sent + 200..sent + 250);
+        sent += 250;
+        in_order(&a_facts, sent);
+        in_order(&b_facts, sent);
+    }
+    wait("recovery", || states(&a, &b) == UP);
+    assert!(a.shutdown(Duration::from_secs(10)) && b.shutdown(Duration::from_secs(10)));
+    assert!(verify(place(&url)).unwrap().ok);
+}
+
+#[test]
+fn a_server_that_stalls_throttles_or_is_slow_loses_nothing() {
+    let Some(store) = Store::start(Kind::Moto, "slow") else { return };
+    let door = Door::new(store.port);
+    let url = store.url_at("lun", &format!("http://127.0.0.1:{}", door.port));
+    format(&url);
+    let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));
+    acquainted([&a_facts, &b_facts]);
+    let mut sent = 0;
+    let both = |sent: &mut u32| {
+        for _ in 0..5 {
+            send(&a, 2, *sent..*sent + 20);
+            send(&b, 1, *sent..*sent + 20);
+            *sent += 20;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let reason = || a.status().reason.unwrap_or_default();
+    for (rule, value) in [
+        (&door.rules.throttled_percent, 30),
+        (&door.rules.dropped_percent, 20),
+        (&door.rules.delay_ms, 50),
+        (&door.rules.delay_ms, 300),
+    ] {
+        rule.store(value, Ordering::Relaxed);
+        both(&mut sent);
+        in_order(&a_facts, sent);
+        in_order(&b_facts, sent);
+        rule.store(0, Ordering::Relaxed);
+    }
+    assert!(a.status().requests.unwrap().throttled > 0);
+    // All requests, for a while.
+    door.rules.throttled_percent.store(100, Ordering::Relaxed);
+    both(&mut sent);
+    wait("its reason", || reason().contains("SlowDown"));
+    door.rules.throttled_percent.store(0, Ordering::Relaxed);
+    in_order(&b_facts, sent);
+    door.rules.closed.store(true, Ordering::Relaxed);
+    both(&mut sent);
+    wait("its reason", || reason().contains("connection"));
+    door.rules.closed.store(false, Ordering::Relaxed);
+    in_order(&b_facts, sent);
+    store.signal("-STOP");
+    both(&mut sent);
+    wait("its reason", || matches!(a.status().state, VolumeState::Stalled | VolumeState::Failed));
+    store.signal("-CONT");
+    in_order(&a_facts, sent);
+    in_order(&b_facts, sent);
+    wait("recovery", || states(&a, &b) == UP);
+    let said = format!("{:?} {:?}", a.status(), a_facts.lock().unwrap());
+    assert!(!said.contains("TOPSECRET"));
+}
+
+#[test]
+fn an_idle_pair_asks_less_than_twice_a_second_each() {
+    let Some(store) = Store::start(Kind::Moto, "idle") else { return };
+    let url = store.url("lun");
+    format(&url);
+    let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));
+    acquainted([&a_facts, &b_facts]);
+    send(&a, 2, 0..10);
+    in_order(&b_facts, 10);
+    for h in [&a, &b] {
+        // As the core orders it while the network is up.
+        h.set_beat_interval(Duration::from_secs(1));
+        h.set_reader_mode(Mode::Standby { interval: 1_000_000 });
+    }
+    // What is under way ends, and so do deletions.
+    std::thread::sleep(Duration::from_secs(3));
+    let counts = || [&a, &b].map(|h| h.status().requests.unwrap().all());
+    let (before, began) = (counts(), Instant::now());
+    std::thread::sleep(Duration::from_secs(12));
+    let after = counts();
+    let seconds = began.elapsed().as_secs_f64();
+    for (before, after) in before.iter().zip(after) {
+        #[allow(clippy::cast_precision_loss, reason = "a count of dozens")]
+        let rate = (after - before) as f64 / seconds;
+        println!("idle: {rate:.2} requests/s");
+        assert!(rate > 0.5 && rate <= 2.0, "{rate}");
+    }
+    // Announced by the table alone, then awake at once.
+    send(&a, 2, 10..20);
+    in_order(&b_facts, 20);
+    assert_eq!(states(&a, &b), UP);
+}
