@@ -85,6 +85,11 @@ impl Permit {
     /// Whether a write may be issued now without another look.
     #[must_use]
     pub fn valid(&self, now: Micros) -> bool {
+        self.valid_for(now, self.interval.load(Ordering::Relaxed))
+    }
+
+    /// The same, with another interval than the one that was announced.
+    pub(crate) fn valid_for(&self, now: Micros, interval: Micros) -> bool {
         if planted(Bug::NoFence) && self.epoch() != 0 {
             return true;
         }
@@ -92,7 +97,7 @@ impl Permit {
         self.epoch() != 0
             && !self.fenced()
             && at > self.opened_at.load(Ordering::Acquire)
-            && now.saturating_sub(at) < self.interval.load(Ordering::Relaxed)
+            && now.saturating_sub(at) < interval
     }
 
     pub fn grant(&self, epoch: u64, nonce: u64, at: Micros) {

@@ -117,6 +117,12 @@ pub struct Keeper {
     goodbye: bool,
     /// Beat of whoever held our place before us: its permit may last that long.
     followed: Micros,
+    /// The interval as ordered.
+    asked: Micros,
+    /// How long looks at the table took at worst, lately.
+    slow_look: Micros,
+    /// The next entry announces a longer interval and is written by any look.
+    announcing: bool,
     cells: Vec<Cell>,
     known: Vec<Known>,
     seen_a_table: bool,
@@ -136,7 +142,7 @@ impl Keeper {
         let slots = o.superblock.geometry.nodes.len();
         let slot = o.superblock.geometry.slot(o.node)?;
         let pace = Class::Local.pace();
-        let interval = pace.beat(o.interval, slots);
+        let interval = pace.beat(o.interval, 0, slots);
         o.permit.set_interval(interval);
         Some(Self {
             pace,
@@ -149,6 +155,9 @@ impl Keeper {
             last_beat_at: 0,
             goodbye: false,
             followed: 0,
+            asked: o.interval,
+            slow_look: 0,
+            announcing: false,
             cells: vec![Cell::default(); slots],
             known: vec![Known::default(); slots],
             seen_a_table: false,
@@ -166,7 +175,7 @@ impl Keeper {
     #[must_use]
     pub fn paced(mut self, pace: Pace) -> Self {
         self.pace = pace;
-        self.set_interval(self.o.interval);
+        self.set_interval(self.asked);
         self
     }
 
@@ -187,13 +196,35 @@ impl Keeper {
     /// Takes effect at once: a shorter interval brings the next beat forward. A longer one leaves
     /// it where it was announced, and it announces the one after.
     pub fn set_interval(&mut self, asked: Micros) {
-        let interval = self.pace.beat(asked, self.known.len());
+        self.asked = asked;
+        let interval = self.pace.beat(asked, self.slow_look, self.known.len());
         if interval != asked {
             self.facts.push_back(Fact::BeatsEvery { interval });
         }
         self.o.interval = interval;
+        self.announcing = false;
         self.o.permit.set_interval(self.o.interval);
         self.next_beat_at = self.next_beat_at.min(self.last_beat_at + self.o.interval);
+    }
+
+    /// Beats keep their distance from how long a look takes: a permit that is spent before the look
+    /// comes back lets nobody write, not even the entry that would announce longer ones. So that
+    /// entry alone may follow a look as old as the beats it announces; longer permits come after
+    /// it. (Were our place taken between that look and this entry, ours would hide the claimant's
+    /// for a beat: it sees that at its next look, and claims again above us.)
+    fn follow(&mut self, took: Micros) {
+        self.slow_look = took.max(self.slow_look - self.slow_look / 8);
+        let interval = self.pace.beat(self.asked, self.slow_look, self.known.len());
+        if interval < self.o.interval * 3 / 4 {
+            self.set_interval(self.asked);
+            if interval == self.asked {
+                self.facts.push_back(Fact::BeatsEvery { interval });
+            }
+        } else if interval > self.o.interval * 5 / 4 {
+            self.o.interval = interval;
+            self.announcing = true;
+            self.facts.push_back(Fact::BeatsEvery { interval });
+        }
     }
 
     /// Beat as soon as possible (a mailbox was written, suspicion arose).
@@ -261,9 +292,14 @@ impl Keeper {
                 self.flight = Flight::Flush;
                 Step::Do(Op::Flush)
             }
-            Phase::WriteEntry if self.o.permit.valid(now) => self.write_entry(now),
+            Phase::WriteEntry if self.may_write(now) => self.write_entry(now),
             Phase::WriteEntry | Phase::Stopped(_) => self.read_table(now),
         }
+    }
+
+    fn may_write(&self, now: Micros) -> bool {
+        let permit = &self.o.permit;
+        permit.valid(now) || self.announcing && permit.valid_for(now, self.o.interval)
     }
 
     fn read_table(&mut self, now: Micros) -> Step {
@@ -477,6 +513,7 @@ impl Keeper {
         self.misses.clear();
         self.recovered();
         self.o.permit.renew(at);
+        self.follow(now.saturating_sub(at));
         self.facts.push_back(Fact::TableRead { latency: now.saturating_sub(at) });
         let own = self.slot;
         for slot in (0..self.known.len()).filter(|&s| s != own) {
@@ -558,5 +595,8 @@ impl Keeper {
         // One that was under way when the goodbye was said does not say it.
         self.next_beat_at = if self.goodbye { now } else { at + self.o.interval };
         self.phase = Phase::Beat;
+        if std::mem::take(&mut self.announcing) {
+            self.o.permit.set_interval(self.o.interval);
+        }
     }
 }

@@ -48,6 +48,8 @@ pub struct Pace {
     beat_max: Micros,
     /// For each node and one more (reads and the write of a beat), percent of the interval asked for.
     beat_percent_per_request: u64,
+    /// How many looks at the table a beat is at least long; 0 for media where that needs no thought.
+    beat_looks: u64,
 }
 
 /// Longest beat interval that a watching claimant takes into account.
@@ -66,6 +68,7 @@ const LOCAL: Pace = Pace {
     beat_min: 5_000,
     beat_max: 10_000_000,
     beat_percent_per_request: 0,
+    beat_looks: 0,
 };
 
 const REMOTE: Pace = Pace { deadline: 200_000, retry: 1_000, ..LOCAL };
@@ -86,6 +89,7 @@ const OBJECT: Pace = Pace {
     beat_max: WATCHED_BEAT_MAX,
     // Two nodes that are asked for a beat a second beat every 1.95 s: three requests.
     beat_percent_per_request: 65,
+    beat_looks: 4,
 };
 
 impl Class {
@@ -100,12 +104,15 @@ impl Class {
 }
 
 impl Pace {
-    /// The beat interval to keep when `asked` for one, on a volume for so many nodes.
+    /// The beat interval to keep when `asked` for one, where a look takes so long, on a volume for so
+    /// many nodes.
     #[must_use]
-    pub fn beat(&self, asked: Micros, nodes: usize) -> Micros {
+    pub fn beat(&self, asked: Micros, look: Micros, nodes: usize) -> Micros {
         let percent = self.beat_percent_per_request * (nodes as u64 + 1);
         let asked = asked.clamp(LOCAL.beat_min, LOCAL.beat_max);
-        (asked * percent.max(100) / 100).clamp(self.beat_min, self.beat_max)
+        (asked * percent.max(100) / 100)
+            .max(look * self.beat_looks)
+            .clamp(self.beat_min, self.beat_max)
     }
 }
 
@@ -117,9 +124,9 @@ mod tests {
     fn beats_are_as_asked_where_looking_is_free() {
         for class in [Class::Local, Class::Remote] {
             for asked in [5_000, 100_000, 1_000_000, 10_000_000] {
-                assert_eq!(class.pace().beat(asked, 64), asked);
+                assert_eq!(class.pace().beat(asked, 1_000_000, 64), asked);
             }
-            assert_eq!(class.pace().beat(1, 2), 5_000);
+            assert_eq!(class.pace().beat(1, 0, 2), 5_000);
         }
     }
 
@@ -128,10 +135,11 @@ mod tests {
         let pace = Class::Object.pace();
         let second = 1_000_000;
         // Per beat both entries are read and one is written; the superblock every ten seconds.
-        let idle = pace.beat(second, 2);
+        let idle = pace.beat(second, 50_000, 2);
         assert!(3 * second / idle < 2 && idle <= WATCHED_BEAT_MAX, "{idle}");
         assert!(!pace.standby_looks);
-        assert_eq!(pace.beat(100_000, 2), 250_000, "five operations of 50 ms");
-        assert_eq!(pace.beat(second, 64), WATCHED_BEAT_MAX, "a watching claimant must see it");
+        assert_eq!(pace.beat(100_000, 50_000, 2), 250_000, "five operations of 50 ms");
+        assert_eq!(pace.beat(100_000, 300_000, 2), 1_200_000, "four slow looks");
+        assert_eq!(pace.beat(second, 0, 64), WATCHED_BEAT_MAX, "a watching claimant must see it");
     }
 }

@@ -188,6 +188,7 @@ fn a_server_that_stalls_throttles_or_is_slow_loses_nothing() {
         (&door.rules.delay_ms, 300),
     ] {
         rule.store(value, Ordering::Relaxed);
+        println!("{value} in {:?}", door.rules);
         both(&mut sent);
         in_order(&a_facts, sent);
         in_order(&b_facts, sent);
