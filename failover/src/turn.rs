@@ -118,6 +118,11 @@ pub enum VolumeFact {
         /// From issue to completion.
         latency: Duration,
     },
+    /// How far apart our beats and looks are from now on: a medium may not bear what was ordered.
+    BeatsEvery {
+        /// From one to the next.
+        interval: Duration,
+    },
     /// The node table was read.
     TableRead {
         /// From issue to completion.

@@ -416,6 +416,7 @@ fn translate(now: u64, fact: Fact) -> Option<FromStore> {
         Fact::WriteFailed { fault } => io_fault(StorageFault::WriteError, fault),
         Fact::ReadFailed { fault } => io_fault(StorageFault::ReadError, fault),
         Fact::BeatWritten { latency } => VolumeFact::BeatWritten { latency: micros(latency) },
+        Fact::BeatsEvery { interval } => VolumeFact::BeatsEvery { interval: micros(interval) },
         Fact::TableRead { latency } => VolumeFact::TableRead { latency: micros(latency) },
         Fact::RecordWritten { to, latency, .. } => {
             VolumeFact::RecordWritten { to: NodeId::new(to)?, latency: micros(latency) }

@@ -12,6 +12,7 @@ use std::{
 
 use failover::{ClassRules, NodeId};
 use volumes::media::Location;
+use volumes::media::s3::Settings;
 
 use super::{
     Config, DEFAULT_SOCKET, DEFAULT_STATE, HooksConfig, InterfaceConfig, NetworkConfig, NodeConfig,
@@ -355,6 +356,7 @@ fn storage(
     let volume = section.text("volume", report);
     let send = section.text("send", report);
     let receive = section.section("receive", report);
+    let s3 = section.section("s3", report).map(|s3| store(s3, base, report)).unwrap_or_default();
     // A record is at most 1 MiB and at least one block.
     let flush_bytes = section.size("flush_bytes", 4096..=1 << 20, report);
     let flush_delay =
@@ -394,13 +396,14 @@ fn storage(
             continue;
         };
         if let Some(location) = location(&path, base, report) {
+            let location = location.with_s3_defaults(&s3);
             paths.push((name.value.clone(), location));
             names.push(name);
         }
     }
     let [volume, send] = [volume, send].map(|word| {
         let word = word?;
-        let location = location(&word, base, report)?;
+        let location = location(&word, base, report)?.with_s3_defaults(&s3);
         if word.value.is_empty() {
             report.error(word.span, "an empty path");
         } else if location.path().is_some_and(|path| !path.exists()) {
@@ -423,6 +426,32 @@ fn storage(
         single_host: single_host.is_some_and(|word| word.value),
     };
     Some((config, names))
+}
+
+/// `[storage.s3]`: what URLs of S3 leave out. Credentials stand in a file of their own.
+fn store(mut section: Section<'_, '_>, base: &Path, report: &mut Report) -> Settings {
+    let span = section.span.clone();
+    let endpoint = section.text("endpoint", report);
+    let region = section.text("region", report);
+    let path_style = section.switch("path_style", report);
+    let credentials_file = section.text("credentials_file", report);
+    let ca_file = section.text("ca_file", report);
+    section.finish(report);
+    let file = |word: Option<Word<String>>| {
+        let path = base.join(word?.value);
+        Some(std::path::absolute(&path).unwrap_or(path))
+    };
+    let settings = Settings {
+        endpoint: endpoint.map(|word| word.value),
+        region: region.map(|word| word.value),
+        path_style: path_style.map(|word| word.value),
+        ca_file: file(ca_file),
+        credentials_file: file(credentials_file),
+    };
+    if let Err(error) = settings.check() {
+        report.error(span, error.to_string());
+    }
+    settings
 }
 
 /// A path, from the configuration's folder, or a URL.

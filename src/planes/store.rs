@@ -332,6 +332,9 @@ fn translate(volume: VolumeId, fact: Fact, queue: &StoreQueue) {
         Fact::WriteFailed { fault } => Some(io_fault(StorageFault::WriteError, fault)),
         Fact::ReadFailed { fault } => Some(io_fault(StorageFault::ReadError, fault)),
         Fact::BeatWritten { latency } => Some(VolumeFact::BeatWritten { latency: micros(latency) }),
+        Fact::BeatsEvery { interval } => {
+            Some(VolumeFact::BeatsEvery { interval: micros(interval) })
+        }
         Fact::TableRead { latency } => Some(VolumeFact::TableRead { latency: micros(latency) }),
         Fact::RecordWritten { to, latency, .. } => {
             NodeId::new(to).map(|to| VolumeFact::RecordWritten { to, latency: micros(latency) })

@@ -53,6 +53,7 @@ impl FromStore {
             VolumeFact::BeatWritten { .. }
             | VolumeFact::TableRead { .. }
             | VolumeFact::RecordWritten { .. } => FactKey::Measurement,
+            VolumeFact::BeatsEvery { .. } => FactKey::Pace,
             VolumeFact::Attached => FactKey::State,
             VolumeFact::Fault { .. } => FactKey::State,
             VolumeFact::PeerBeat { node, .. } => FactKey::Beat(*node),
@@ -69,6 +70,7 @@ impl FromStore {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FactKey {
+    Pace,
     Measurement,
     State,
     Beat(NodeId),

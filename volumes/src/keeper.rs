@@ -215,7 +215,8 @@ impl Keeper {
     fn follow(&mut self, took: Micros) {
         self.slow_look = took.max(self.slow_look - self.slow_look / 8);
         let interval = self.pace.beat(self.asked, self.slow_look, self.known.len());
-        if interval < self.o.interval * 3 / 4 {
+        let usual = self.pace.beat(self.asked, 0, self.known.len());
+        if interval < self.o.interval * 3 / 4 || interval == usual && usual < self.o.interval {
             self.set_interval(self.asked);
             if interval == self.asked {
                 self.facts.push_back(Fact::BeatsEvery { interval });

@@ -5,6 +5,9 @@
 //! for as long as nothing of its kind succeeds; silence is believed after a beat's interval and a
 //! little more. An operation that hangs is believed until it comes back: the beats are read and
 //! written by another thread, and their success says nothing about it.
+//!
+//! A volume says how far apart its beats are when it cannot keep what was ordered (an object store
+//! bills each of them), and how long its operations take is measured; both lengthen our patience.
 
 use std::time::Duration;
 
@@ -18,6 +21,9 @@ const DOWN_AFTER: Duration = Duration::from_millis(700);
 const DEAD_INTERVALS: u32 = 5;
 /// A report about our beat is believed for as long.
 const REPORT_LIFE: Duration = Duration::from_millis(400);
+/// Beyond all that, how many of the usual times of an operation it may be late: a disk's are
+/// nothing beside the above, those of a store over HTTP may be more.
+const LATENCIES: u32 = 4;
 /// A single failed operation is suspicious; one that nothing heals in this time is an outage.
 const FAULT_DOWN: Duration = Duration::from_millis(300);
 
@@ -108,7 +114,11 @@ impl Storage {
     /// How often our entry is written from now on.
     pub(crate) fn set_interval(&mut self, now: Time, interval: Duration) {
         if interval != self.interval {
-            self.former_interval = (self.interval, now + self.interval);
+            let (former, until) = self.former_interval;
+            // An order and what the volume makes of it follow each other at once.
+            if now >= until || self.interval >= former {
+                self.former_interval = (self.interval, now + self.interval);
+            }
             self.interval = interval;
         }
     }
@@ -128,6 +138,7 @@ impl Storage {
                 self.latency = Some(smooth(self.latency, *latency));
                 self.fault = self.fault.filter(|f| f.is_of_reading());
             }
+            VolumeFact::BeatsEvery { interval } => self.set_interval(now, *interval),
             VolumeFact::TableRead { .. } if receives => {
                 self.read_at = Some(now);
                 self.fault = self.fault.filter(|f| !f.is_of_reading());
@@ -215,7 +226,8 @@ impl Storage {
         let Some(last) = last else {
             return (Verdict::Down, Reason::Fault(StorageFault::NotAttached));
         };
-        let (age, pace) = (now.since(last), self.pace(now));
+        let usual = self.latency.unwrap_or_default() * LATENCIES;
+        let (age, pace) = (now.since(last), self.pace(now) + usual);
         if age > pace + DOWN_AFTER {
             (Verdict::Down, reason)
         } else if age > pace + SUSPECT_AFTER {
@@ -447,6 +459,26 @@ mod tests {
         assert_eq!(storage.inbound(Time(2)).0, Verdict::Up);
         storage.fact(Time(3), &VolumeFact::Returned { reading: false }, true, true);
         assert_eq!(storage.outbound(Time(3)).0, Verdict::Up);
+    }
+
+    #[test]
+    fn a_volume_that_beats_more_slowly_than_ordered_is_not_late() {
+        let mut storage = working();
+        let slow = VolumeFact::BeatsEvery { interval: SECOND * 2 };
+        storage.fact(Time(1000), &slow, true, true);
+        assert_eq!(storage.outbound(Time(2300 * MS)).0, Verdict::Up);
+        assert_eq!(storage.outbound(Time(2500 * MS)).0, Verdict::Suspect);
+        assert_eq!(storage.outbound(Time(2800 * MS)).0, Verdict::Down);
+        // It hurries by order, and says a little later how much it can.
+        let mut storage = working();
+        storage.fact(Time(1000), &slow, true, true);
+        storage.set_interval(Time(1500 * MS), Duration::from_millis(100));
+        let quick = VolumeFact::BeatsEvery { interval: Duration::from_millis(250) };
+        storage.fact(Time(1501 * MS), &quick, true, true);
+        assert_eq!(storage.outbound(Time(2300 * MS)).0, Verdict::Up, "as announced before");
+        let latency = Duration::from_micros(200);
+        storage.fact(Time(2300 * MS), &VolumeFact::BeatWritten { latency }, true, true);
+        assert_eq!(storage.outbound(Time(3600 * MS)).0, Verdict::Down);
     }
 
     #[test]

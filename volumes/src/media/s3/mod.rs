@@ -34,7 +34,7 @@ use crate::event::{IoFault, IoFaultKind, RecordName};
 use crate::format::bytes::to_usize;
 use crate::format::record::{Address, Header};
 use crate::format::superblock::{Copy, Superblock, Uuid};
-use crate::format::table::Table;
+use crate::format::table::{Entry, Table};
 use crate::format::{BLOCK_MIN, HEADER_BYTES, bytes, mailbox, record, table};
 use crate::log::receive::short_read;
 use crate::pace::Class;
@@ -86,13 +86,21 @@ pub struct Connector {
     o: Options,
     meter: Arc<Meter>,
     sweeper: Sweeper,
+    mine: Arc<Mutex<Mine>>,
     open: Mutex<Option<(Credentials, Settings, Arc<Link>)>>,
 }
 
 impl Connector {
     #[must_use]
     pub fn new(url: S3Url, o: Options) -> Self {
-        Self { url, o, meter: Arc::default(), sweeper: Sweeper::default(), open: Mutex::new(None) }
+        Self {
+            url,
+            o,
+            meter: Arc::default(),
+            sweeper: Sweeper::default(),
+            mine: Arc::default(),
+            open: Mutex::new(None),
+        }
     }
 
     /// Credentials and settings are read anew each time: they change while daemons run.
@@ -123,12 +131,25 @@ impl Connector {
             write: self.o.write,
             meter: self.meter.clone(),
             sweeper: self.sweeper.clone(),
+            mine: self.mine.clone(),
             volume: Mutex::new(None),
             seen: Mutex::default(),
         };
         *device.volume.get_mut().unwrap_or_else(PoisonError::into_inner) = device.find()?;
         Ok(device)
     }
+}
+
+/// The entry that this process writes. On blocks the older one survives a torn write beside the newer;
+/// here there is one object, which a server that dies in the middle may leave damaged. Until that PUT is
+/// repeated, the one before stands for it.
+#[derive(Debug, Default)]
+struct Mine {
+    slot: usize,
+    uuid: Option<Uuid>,
+    good: Option<Bytes>,
+    /// A PUT began and was not answered.
+    doubtful: bool,
 }
 
 /// What earlier looks at the table showed.
@@ -148,6 +169,7 @@ pub struct S3Device {
     write: bool,
     meter: Arc<Meter>,
     sweeper: Sweeper,
+    mine: Arc<Mutex<Mine>>,
     /// The volume that lay here when it was opened, or was written since.
     volume: Mutex<Option<Arc<Superblock>>>,
     seen: Mutex<Seen>,
@@ -223,6 +245,7 @@ impl S3Device {
             superblock = self.get(what, first)?;
             self.seen().superblock = superblock.clone().map(|b| (Instant::now(), b));
         }
+        self.mend(volume, &mut found);
         let block = g.block();
         fill(&mut buf[..block], superblock.as_ref());
         for (slot, entry) in found.iter().enumerate() {
@@ -238,6 +261,28 @@ impl S3Device {
             self.sweeper.saw(&self.link, &self.names, volume, &Table::decode(buf, volume));
         }
         Ok(())
+    }
+
+    fn mine(&self) -> std::sync::MutexGuard<'_, Mine> {
+        self.mine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody else damages our entry: whoever takes our place writes a whole one.
+    fn mend(&self, volume: &Superblock, found: &mut [Option<Bytes>]) {
+        let mine = self.mine();
+        let (slot, uuid) = (mine.slot, volume.uuid);
+        if !mine.doubtful || mine.uuid != Some(uuid) {
+            return;
+        }
+        let whole = |bytes: &Bytes| {
+            let copy = bytes.get(48).map_or(0, |beat| usize::from(beat & 1));
+            Entry::decode(bytes, uuid, &volume.geometry, slot, copy).is_some()
+        };
+        if let Some(entry) = found.get_mut(slot)
+            && !entry.as_ref().is_some_and(whole)
+        {
+            entry.clone_from(&mine.good);
+        }
     }
 
     /// Bytes of another volume than the one that was opened belong nowhere.
@@ -377,7 +422,20 @@ impl BlockDevice for S3Device {
                 if data[..4] != *table::MAGIC || data[4] != node {
                     return Err(nowhere());
                 }
-                self.put("write our beat", self.names.node(uuid, node), &data[..BLOCK_MIN])?;
+                let entry = Bytes::copy_from_slice(&data[..BLOCK_MIN]);
+                {
+                    let mut mine = self.mine();
+                    if (mine.slot, mine.uuid) != (slot, Some(uuid)) {
+                        *mine = Mine { slot, uuid: Some(uuid), ..Mine::default() };
+                    }
+                    mine.doubtful = true;
+                }
+                let key = self.names.node(uuid, node);
+                self.link.put(key, entry.clone()).map_err(|e| e.fault("write our beat"))?;
+                {
+                    let mut mine = self.mine();
+                    (mine.good, mine.doubtful) = (Some(entry), false);
+                }
                 self.sweeper.wrote(&volume, node, bytes::u64_at(data, 32));
                 Ok(())
             }
