@@ -53,8 +53,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // In turn, so that both meet the same server.
         let body = [7; 3000];
         let lane = (volume.uuid, 1, 2);
-        let data =
-            volumes::format::mailbox::encode(pool.take_len(4096), lane, (1, round as u64 + 1), &body);
+        let data = volumes::format::mailbox::encode(
+            pool.take_len(4096),
+            lane,
+            (1, round as u64 + 1),
+            &body,
+        );
         let at = Instant::now();
         raw.write_at(offset, &data)?;
         raw.read_at(offset, &mut buf)?;

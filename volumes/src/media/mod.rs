@@ -16,6 +16,10 @@ pub mod location;
 pub mod memory;
 pub mod nbd;
 pub mod power_cut;
+#[cfg(feature = "s3")]
+pub mod s3;
+#[cfg(not(feature = "s3"))]
+#[path = "s3/absent.rs"]
 pub mod s3;
 
 use crate::buffer::Pool;

@@ -116,8 +116,17 @@ pub struct Store {
     server: Option<Server>,
 }
 
+/// Below the ports that the kernel hands out: a client that keeps trying one of those while its server
+/// is dead may at last be connected to itself, and the server never gets its port back.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let n = u64::from(std::process::id()) * 61 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = u16::try_from(12_000 + n % 18_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl Store {
