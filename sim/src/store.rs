@@ -451,7 +451,9 @@ fn io_fault(otherwise: StorageFault, io: IoFault) -> VolumeFact {
         IoFaultKind::NoSpace => StorageFault::Full,
         IoFaultKind::Gone => StorageFault::Gone,
         IoFaultKind::TimedOut => StorageFault::Stalled,
-        IoFaultKind::Eio | IoFaultKind::ShortRead | IoFaultKind::Other => otherwise,
+        IoFaultKind::Eio | IoFaultKind::ShortRead | IoFaultKind::Throttled | IoFaultKind::Other => {
+            otherwise
+        }
     };
     fault(kind, io.detail)
 }
