@@ -11,14 +11,13 @@ use std::{
 };
 
 use failover::{ClassRules, NodeId};
-use volumes::media::Location;
-use volumes::media::s3::Settings;
 
 use super::{
     Config, DEFAULT_SOCKET, DEFAULT_STATE, HooksConfig, InterfaceConfig, NetworkConfig, NodeConfig,
     PeerConfig, SessionsConfig, StorageConfig, contradict,
     file::{self, Entry, Section, Word},
     key,
+    places::Places,
     replicate::{self, ReplicateWords},
     report::Report,
 };
@@ -46,11 +45,12 @@ pub(super) fn check(file: &Path, text: &str, report: &mut Report) -> Option<Conf
     let interface = interface_section.map(|section| interface(section, report));
     let network_section = root.section("network", report);
     let network = network_section.map(|section| network(section, report));
-    let storage_section = root.section("storage", report);
-    let storage = storage_section.map(|section| storage(section, &base, report));
+    let mut storage_section = root.section("storage", report);
+    let places = Places::new(&base, storage_section.as_mut(), report);
+    let storage = storage_section.map(|section| storage(section, &places, report));
     let mut copies = Vec::new();
     for section in root.sections("replicate", report) {
-        copies.push(replicate::replicate(section, &base, report));
+        copies.push(replicate::replicate(section, &places, report));
     }
     let mut peers = Vec::new();
     for section in root.sections("peer", report) {
@@ -350,13 +350,12 @@ pub(super) type ReceiveWords = Vec<Word<String>>;
 
 fn storage(
     mut section: Section<'_, '_>,
-    base: &Path,
+    places: &Places<'_>,
     report: &mut Report,
 ) -> Option<(StorageConfig, ReceiveWords)> {
     let volume = section.text("volume", report);
     let send = section.text("send", report);
     let receive = section.section("receive", report);
-    let s3 = section.section("s3", report).map(|s3| store(s3, base, report)).unwrap_or_default();
     // A record is at most 1 MiB and at least one block.
     let flush_bytes = section.size("flush_bytes", 4096..=1 << 20, report);
     let flush_delay =
@@ -395,15 +394,14 @@ fn storage(
             );
             continue;
         };
-        if let Some(location) = location(&path, base, report) {
-            let location = location.with_s3_defaults(&s3);
+        if let Some(location) = places.location(&path, report) {
             paths.push((name.value.clone(), location));
             names.push(name);
         }
     }
     let [volume, send] = [volume, send].map(|word| {
         let word = word?;
-        let location = location(&word, base, report)?.with_s3_defaults(&s3);
+        let location = places.location(&word, report)?;
         if word.value.is_empty() {
             report.error(word.span, "an empty path");
         } else if location.path().is_some_and(|path| !path.exists()) {
@@ -426,45 +424,6 @@ fn storage(
         single_host: single_host.is_some_and(|word| word.value),
     };
     Some((config, names))
-}
-
-/// `[storage.s3]`: what URLs of S3 leave out. Credentials stand in a file of their own.
-fn store(mut section: Section<'_, '_>, base: &Path, report: &mut Report) -> Settings {
-    let span = section.span.clone();
-    let endpoint = section.text("endpoint", report);
-    let region = section.text("region", report);
-    let path_style = section.switch("path_style", report);
-    let credentials_file = section.text("credentials_file", report);
-    let ca_file = section.text("ca_file", report);
-    section.finish(report);
-    let file = |word: Option<Word<String>>| {
-        let path = base.join(word?.value);
-        Some(std::path::absolute(&path).unwrap_or(path))
-    };
-    let settings = Settings {
-        endpoint: endpoint.map(|word| word.value),
-        region: region.map(|word| word.value),
-        path_style: path_style.map(|word| word.value),
-        ca_file: file(ca_file),
-        credentials_file: file(credentials_file),
-    };
-    if let Err(error) = settings.check() {
-        report.error(span, error.to_string());
-    }
-    settings
-}
-
-/// A path, from the configuration's folder, or a URL.
-pub(super) fn location(word: &Word<String>, base: &Path, report: &mut Report) -> Option<Location> {
-    match Location::parse(&word.value) {
-        Ok(location) => Some(location.below(base)),
-        Err(error) => {
-            let words = error.to_string();
-            let (what, hint) = words.split_once("; ").unwrap_or((&words, "see `sidepath volume`"));
-            report.error_hint(word.span.clone(), what, hint);
-            None
-        }
-    }
 }
 
 pub(super) struct PeerWords {

@@ -8,6 +8,7 @@ mod check;
 mod contradict;
 mod file;
 pub mod key;
+mod places;
 pub mod quantity;
 mod replicate;
 pub mod report;

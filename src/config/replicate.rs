@@ -1,11 +1,11 @@
 //! `[[replicate]]`: which volume this daemon copies where, and what contradicts that.
 //!
-//! Awkward case: two paths may be two names of one medium ([`Location::is_same`]). What only the media can tell (a replica as the source, foreign data at the
-//! destination) is refused by the copy itself.
+//! Awkward case: two paths may be two names of one medium ([`Location::is_same`]). What only the
+//! media can tell (a replica as the source, foreign data at the destination) is refused by the copy
+//! itself.
 
 use std::{
     ops::{Range, RangeInclusive},
-    path::Path,
     time::Duration,
 };
 
@@ -13,8 +13,8 @@ use volumes::media::Location;
 
 use super::{
     ReplicaMode, ReplicateConfig, StorageConfig,
-    check::location,
     file::{Section, Word},
+    places::Places,
     report::{Report, closest},
 };
 
@@ -43,7 +43,7 @@ impl ReplicateWords {
 
 pub(super) fn replicate(
     mut section: Section<'_, '_>,
-    base: &Path,
+    places: &Places<'_>,
     report: &mut Report,
 ) -> ReplicateWords {
     let from = section.required_text("from", "\"/dev/disk/by-id/our-lun\"", report);
@@ -57,7 +57,7 @@ pub(super) fn replicate(
             report.error(word.span, "an empty path");
             return None;
         }
-        location(&word, base, report).map(|at| word.with(at))
+        places.location(&word, report).map(|at| word.with(at))
     });
     let mode = mode_of(mode.as_ref(), interval, &section, report);
     section.finish(report);
