@@ -111,6 +111,9 @@ pub struct Volume {
     pub reason: Option<String>,
     /// Smoothed, microseconds.
     pub write_latency_us: Option<u64>,
+    /// Where each is billed: what was asked of the store since this daemon attached it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<volumes::media::Requests>,
     /// Our lanes on it.
     pub lanes: Vec<Lane>,
 }

@@ -18,6 +18,7 @@ use std::{
 
 use failover::{Route, health::Verdict, status::PeerState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use volumes::media::Requests;
 
 use super::{
     Ask,
@@ -307,6 +308,7 @@ fn volumes(page: &mut Page, document: &Document) {
             page.sample("sidepath_volume_write_latency_seconds", &labels, seconds);
         }
     }
+    store_requests(page, document);
     let lanes = [("sidepath_lane_used_bytes", true), ("sidepath_lane_size_bytes", false)];
     for (name, used) in lanes {
         let help = if used { "Written and not yet read." } else { "Of the data ring." };
@@ -317,6 +319,34 @@ fn volumes(page: &mut Page, document: &Document) {
                 let labels = [("path", volume.path.as_str()), ("to", &lane.to.to_string())];
                 page.sample(name, &labels, value);
             }
+        }
+    }
+}
+
+fn store_requests(page: &mut Page, document: &Document) {
+    let stores = || document.volumes.iter().filter_map(|v| Some((v.path.as_str(), v.requests?)));
+    if stores().next().is_none() {
+        return;
+    }
+    page.family("sidepath_store_requests_total", "counter", "Asked of an object store.");
+    for (path, requests) in stores() {
+        for (kind, count) in requests.by_kind() {
+            let labels = [("path", path), ("kind", kind)];
+            page.sample("sidepath_store_requests_total", &labels, count);
+        }
+    }
+    type Value = (&'static str, &'static str, fn(&Requests) -> u64);
+    const MORE: [Value; 3] = [
+        ("sidepath_store_throttled_total", "Answers that asked for fewer requests.", |r| {
+            r.throttled
+        }),
+        ("sidepath_store_sent_bytes_total", "Bodies of requests.", |r| r.sent_bytes),
+        ("sidepath_store_received_bytes_total", "Bodies of answers.", |r| r.received_bytes),
+    ];
+    for (name, help, value) in MORE {
+        page.family(name, "counter", help);
+        for (path, requests) in stores() {
+            page.sample(name, &[("path", path)], value(&requests));
         }
     }
 }

@@ -167,6 +167,20 @@ fn show_volume(volume: &Volume, peers: &[Peer], out: &mut Out) -> Outcome {
         parts.push(format!("write {}", show_duration(micros(us))));
     }
     out.line(format!("volume {} ({})  {}", volume.path, volume.role, parts.join(", ")))?;
+    if let Some(requests) = &volume.requests {
+        let asked = requests.by_kind().into_iter().filter(|&(_, count)| count > 0);
+        let asked = asked.map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>();
+        let throttled = match requests.throttled {
+            0 => String::new(),
+            count => format!("; {count} throttled"),
+        };
+        out.line(format!(
+            "  requests  {}; {} sent, {} received{throttled}",
+            asked.join(", "),
+            show_size(requests.sent_bytes),
+            show_size(requests.received_bytes)
+        ))?;
+    }
     for lane in &volume.lanes {
         let name = peers.iter().find(|peer| peer.id == lane.to).map_or_else(
             || format!("node {}", lane.to),

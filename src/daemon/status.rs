@@ -95,6 +95,7 @@ fn volume(role: Role, status: VolumeStatus) -> document::Volume {
             (status.state == VolumeState::Stopped).then(|| "the daemon is stopping".into())
         }),
         write_latency_us: status.write_latency_us,
+        requests: status.requests,
         lanes,
     }
 }

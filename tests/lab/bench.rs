@@ -59,7 +59,8 @@ impl Lab {
     pub(crate) fn new(plan: Plan) -> Self {
         let mut lab = Self::bare(plan.nodes + plan.strangers);
         lab.strangers = lab.nodes.split_off(plan.nodes);
-        let disk = Disk::new(plan.medium, &lab.dir, plan.nodes + 1);
+        let namespaces: Vec<String> = lab.nodes.iter().map(|node| node.ns.clone()).collect();
+        let disk = Disk::new(plan.medium, &lab.dir, &namespaces);
         let ids: Vec<String> = lab.nodes.iter().map(|node| node.id.to_string()).collect();
         disk.init(&ids.join(","));
         for node in &mut lab.nodes {
@@ -103,7 +104,7 @@ impl Lab {
         })
     }
 
-    fn await_status(
+    pub(crate) fn await_status(
         &self,
         what: &str,
         limit: Duration,

@@ -15,6 +15,8 @@ use super::export::Export;
 use super::fuse::Array;
 use super::node;
 use super::process::{run, sh};
+use super::s3::Kind;
+use super::store::ObjectStore;
 use super::sys;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,11 @@ pub(crate) enum Medium {
     Nbd {
         write_delay_ms: u32,
     },
+    /// A place in an object store, each request to which takes so much longer.
+    S3 {
+        kind: Kind,
+        delay_ms: u64,
+    },
 }
 
 pub(crate) struct Disk {
@@ -41,6 +48,7 @@ pub(crate) struct Disk {
     mount: PathBuf,
     array: Option<Array>,
     export: Option<Export>,
+    store: Option<ObjectStore>,
 }
 
 const SIZE_MIB: u32 = 192;
@@ -48,19 +56,24 @@ const SIZE_MIB: u32 = 192;
 const FUSE_BYTES: usize = 32 << 20;
 
 impl Disk {
-    pub(crate) fn new(medium: Medium, dir: &Path, hosts: usize) -> Self {
+    /// For nodes in these network namespaces, and for whoever runs the lab.
+    pub(crate) fn new(medium: Medium, dir: &Path, namespaces: &[String]) -> Self {
         let mount = dir.join("array");
         let file = dir.join("volume.img");
-        let (mut array, mut export) = (None, None);
+        let (mut array, mut export, mut store) = (None, None, None);
         let (path, lower) = match medium {
             Medium::Fuse => {
-                let array = array.insert(Array::mount(&mount, hosts, FUSE_BYTES));
+                let array = array.insert(Array::mount(&mount, namespaces.len() + 1, FUSE_BYTES));
                 (array.path(1), None)
             }
             Medium::File => (file, None),
             Medium::Nbd { write_delay_ms } => {
                 let export = export.insert(Export::start(dir, SIZE_MIB, write_delay_ms));
                 (export.url(), None)
+            }
+            Medium::S3 { kind, delay_ms } => {
+                let started = ObjectStore::start(dir, kind, delay_ms, namespaces);
+                (store.insert(started).url(), None)
             }
             Medium::Block => {
                 fill(&file, SIZE_MIB);
@@ -85,7 +98,7 @@ impl Disk {
                 (path, Some(lower))
             }
         };
-        Self { path, medium, lower, mount, array, export }
+        Self { path, medium, lower, mount, array, export, store }
     }
 
     /// Where a node finds the volume.
@@ -99,6 +112,10 @@ impl Disk {
 
     pub(crate) fn export(&self) -> &Export {
         self.export.as_ref().expect("an NBD export")
+    }
+
+    pub(crate) fn store(&self) -> &ObjectStore {
+        self.store.as_ref().expect("an object store")
     }
 
     /// Nothing waits in the kernel any more.

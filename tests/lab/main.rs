@@ -30,7 +30,12 @@ mod node;
 mod process;
 mod rng;
 mod runner;
+// The crate of volumes tests with the same servers, and with more of them.
+#[allow(dead_code)]
+#[path = "../../volumes/tests/common/s3/mod.rs"]
+mod s3;
 mod status;
+mod store;
 mod stories;
 mod sys;
 mod talkers;

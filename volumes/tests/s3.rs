@@ -3,8 +3,9 @@
 
 mod common;
 
+use common::loops::Scratch;
+use common::s3::{BUCKET, Door, Kind, Store};
 use common::servers::Authority;
-use common::stores::{BUCKET, Door, Kind, Store};
 use std::sync::atomic::Ordering;
 use volumes::media::s3::{Connector, Options, S3Device, S3Error, S3Url};
 use volumes::media::{BlockDevice, Location, conformance};
@@ -29,7 +30,8 @@ fn open(url: &str) -> Result<S3Device, S3Error> {
 #[test]
 fn every_server_bears_a_volume() {
     for kind in Kind::BOTH {
-        let Some(store) = Store::start(kind, "bears") else { continue };
+        let dir = Scratch::new("s3-bears");
+        let Some(store) = Store::start(kind, &dir.0) else { continue };
         let url = store.url("some/where/lun");
         let volume = format(&url);
         let (writer, reader) = (open(&url).unwrap(), open(&url).unwrap());
@@ -45,7 +47,8 @@ fn every_server_bears_a_volume() {
 #[test]
 fn init_destroys_nothing_that_it_was_not_told_to() {
     for kind in Kind::BOTH {
-        let Some(store) = Store::start(kind, "init") else { continue };
+        let dir = Scratch::new("s3-init");
+        let Some(store) = Store::start(kind, &dir.0) else { continue };
         let url = store.url("lun7");
         let first = format(&url);
         let e = init(place(&url), &options("lun"), |_, _| {}).unwrap_err();
@@ -71,7 +74,8 @@ fn init_destroys_nothing_that_it_was_not_told_to() {
 
 #[test]
 fn what_is_wrong_is_named_and_no_secret_is_said() {
-    let Some(store) = Store::start(Kind::S3rver, "wrong") else { return };
+    let dir = Scratch::new("s3-wrong");
+    let Some(store) = Store::start(Kind::S3rver, &dir.0) else { return };
     let url = store.url("lun");
     format(&url);
     let bad = store.credentials("bad", "stranger", "TOPSECRET");
@@ -96,8 +100,9 @@ fn what_is_wrong_is_named_and_no_secret_is_said() {
 
 #[test]
 fn only_a_trusted_certificate_is_believed() {
-    let Some(store) = Store::start(Kind::Moto, "tls") else { return };
-    let (ours, other) = (store.dir.join("ours"), store.dir.join("other"));
+    let dir = Scratch::new("s3-tls");
+    let Some(store) = Store::start(Kind::Moto, &dir.0) else { return };
+    let (ours, other) = (dir.join("ours"), dir.join("other"));
     Authority::new("ours").signs(&ours, "server", &["127.0.0.1", "localhost"]);
     Authority::new("another").trusted(&other);
     let door = Door::secure(store.port, &ours);
@@ -112,7 +117,7 @@ fn only_a_trusted_certificate_is_believed() {
     assert!(matches!(&e, S3Error::Tls { detail } if detail.contains("UnknownIssuer")), "{e}");
     assert!(!e.may_pass() && e.to_string().contains("ca-file"), "{e}");
     // Made out to another name.
-    let stranger = store.dir.join("stranger");
+    let stranger = dir.join("stranger");
     Authority::new("stranger").signs(&stranger, "server", &["nas.example"]);
     let door = Door::secure(store.port, &stranger);
     let endpoint = format!("https://127.0.0.1:{}", door.port);
@@ -127,7 +132,8 @@ fn only_a_trusted_certificate_is_believed() {
 
 #[test]
 fn a_store_that_throttles_or_drops_says_so() {
-    let Some(store) = Store::start(Kind::Moto, "throttles") else { return };
+    let dir = Scratch::new("s3-throttles");
+    let Some(store) = Store::start(Kind::Moto, &dir.0) else { return };
     let door = Door::new(store.port);
     let url = store.url_at("lun", &format!("http://127.0.0.1:{}", door.port));
     format(&url);

@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::stores::{Door, Kind, Store};
+use common::loops::Scratch;
+use common::s3::{Door, Kind, Store};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -95,7 +96,8 @@ const UP: (VolumeState, VolumeState) = (VolumeState::Up, VolumeState::Up);
 #[test]
 fn records_and_messages_cross_both_ways() {
     for kind in Kind::BOTH {
-        let Some(store) = Store::start(kind, "cross") else { continue };
+        let dir = Scratch::new("s3-cross");
+        let Some(store) = Store::start(kind, &dir.0) else { continue };
         let url = store.url("lun");
         format(&url);
         let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));
@@ -138,7 +140,8 @@ fn records_and_messages_cross_both_ways() {
 #[test]
 fn nothing_is_lost_when_the_server_is_killed_in_the_middle() {
     // Only this one keeps its objects over its death.
-    let Some(mut store) = Store::start(Kind::S3rver, "killed") else { return };
+    let dir = Scratch::new("s3-killed");
+    let Some(mut store) = Store::start(Kind::S3rver, &dir.0) else { return };
     let url = store.url("lun");
     format(&url);
     let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));
@@ -165,7 +168,8 @@ fn nothing_is_lost_when_the_server_is_killed_in_the_middle() {
 
 #[test]
 fn a_server_that_stalls_throttles_or_is_slow_loses_nothing() {
-    let Some(store) = Store::start(Kind::Moto, "slow") else { return };
+    let dir = Scratch::new("s3-slow");
+    let Some(store) = Store::start(Kind::Moto, &dir.0) else { return };
     let door = Door::new(store.port);
     let url = store.url_at("lun", &format!("http://127.0.0.1:{}", door.port));
     format(&url);
@@ -218,7 +222,8 @@ fn a_server_that_stalls_throttles_or_is_slow_loses_nothing() {
 
 #[test]
 fn an_idle_pair_asks_less_than_twice_a_second_each() {
-    let Some(store) = Store::start(Kind::Moto, "idle") else { return };
+    let dir = Scratch::new("s3-idle");
+    let Some(store) = Store::start(Kind::Moto, &dir.0) else { return };
     let url = store.url("lun");
     format(&url);
     let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));

@@ -85,7 +85,7 @@ fn disk_breaks() {
     for medium in [Medium::Array, Medium::FileOnArray] {
         let dir = lab.dir.join(format!("{medium:?}"));
         std::fs::create_dir(&dir).expect("a folder");
-        let disk = Disk::new(medium, &dir, 1);
+        let disk = Disk::new(medium, &dir, &[]);
         let path = disk.path.display().to_string();
         if medium == Medium::FileOnArray {
             crate::sh(&format!("dd if=/dev/zero of={path} bs=1M count=4 oflag=direct status=none"));

@@ -12,6 +12,7 @@ mod iperf;
 mod media;
 mod mistakes;
 mod postgres;
+mod s3;
 mod security;
 mod sessions;
 mod shutdown;
@@ -32,6 +33,7 @@ pub(crate) const ALL: &[File] = &[
     File { name: "media", stories: media::stories },
     File { name: "mistakes", stories: mistakes::stories },
     File { name: "postgres", stories: postgres::stories },
+    File { name: "s3", stories: s3::stories },
     File { name: "security", stories: security::stories },
     File { name: "sessions", stories: sessions::stories },
     File { name: "shutdown", stories: shutdown::stories },

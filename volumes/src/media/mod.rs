@@ -26,7 +26,7 @@ use crate::buffer::Pool;
 use crate::event::{IoFault, RecordName};
 use crate::pace::Class;
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -78,7 +78,7 @@ pub trait BlockDevice: Send + Sync + Debug {
 
 /// Requests sent to a store since its volume was attached, whatever became of them, and bytes of
 /// bodies both ways.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requests {
     pub put: u64,
     pub get: u64,
@@ -94,7 +94,19 @@ pub struct Requests {
 impl Requests {
     #[must_use]
     pub fn all(&self) -> u64 {
-        self.put + self.get + self.head + self.list + self.delete
+        self.by_kind().iter().map(|(_, count)| count).sum()
+    }
+
+    /// As stores bill them.
+    #[must_use]
+    pub fn by_kind(&self) -> [(&'static str, u64); 5] {
+        [
+            ("put", self.put),
+            ("get", self.get),
+            ("head", self.head),
+            ("list", self.list),
+            ("delete", self.delete),
+        ]
     }
 }
 

@@ -4,8 +4,8 @@
 pub mod loops;
 pub mod mutate;
 pub mod pair;
+pub mod s3;
 pub mod servers;
-pub mod stores;
 pub mod threads;
 pub mod world;
 

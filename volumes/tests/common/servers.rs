@@ -7,7 +7,7 @@ use rcgen::{
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Where a server listens.
@@ -45,15 +45,7 @@ impl At {
     }
 }
 
-/// A running server.
-pub struct Server(pub Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+pub(crate) use super::s3::process::Server;
 
 /// Whether a program is there; says that a test is skipped when it is not.
 pub fn have(program: &str) -> bool {
@@ -106,12 +98,6 @@ impl Server {
             std::thread::sleep(Duration::from_millis(2));
         }
         server
-    }
-
-    /// Stops and goes on.
-    pub fn signal(&self, name: &str) {
-        let pid = self.0.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 }
 
