@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::s3::door::Rules;
-use super::s3::{Door, Kind, Store};
+use super::s3::door::{Door, Rules};
+use super::s3::{Kind, Store};
 
 pub(crate) struct ObjectStore {
     store: std::sync::Mutex<Store>,

@@ -19,7 +19,7 @@ use crate::format::superblock::{
 use crate::format::table::Table;
 use crate::format::{BLOCK_MAX, BLOCK_MIN, NODES_MAX};
 use crate::keeper::WATCH_BEATS;
-use crate::media::s3::{self, NO_END, S3Url};
+use crate::media::s3::{self, NO_END, S3Device, S3Url};
 use crate::media::{self, BlockDevice, Direct, How, Location, OpenError};
 use crate::pace::{Class, WATCHED_BEAT_MAX};
 use crate::probe;
@@ -153,34 +153,58 @@ fn init_objects(
     o: &InitOptions,
     nodes: Vec<u8>,
 ) -> Result<Superblock, InitError> {
-    let io = |source| InitError::Io { path: label.to_owned(), source };
+    let device = open_objects(label, url)?;
+    let old = check_objects(label, url, &device, o)?;
+    let superblock = new_superblock(label, &device, o, &nodes, old.as_ref())?;
+    write_objects(label, &device, &superblock, old.as_ref())?;
+    Ok(superblock)
+}
+
+pub(crate) fn open_objects(label: &Path, url: &S3Url) -> Result<S3Device, OpenError> {
     let connector = s3::Connector::new(url.clone(), s3::Options::patient(true));
-    let open = |source| OpenError::S3 { place: label.to_owned(), source };
-    let device = connector.open().map_err(open)?;
-    let names = Names { path: label, short: url.short_name() };
-    let old = match read_superblock(&device, label) {
+    connector.open().map_err(|source| OpenError::S3 { place: label.to_owned(), source })
+}
+
+/// As [`check_content`], where it is objects that somebody may need.
+pub(crate) fn check_objects(
+    label: &Path,
+    url: &S3Url,
+    device: &S3Device,
+    o: &InitOptions,
+) -> Result<Option<Superblock>, InitError> {
+    let io = |source| InitError::Io { path: label.to_owned(), source };
+    let short = url.short_name();
+    match read_superblock(device, label) {
         Ok(volume) => {
             let named = crate::lock::is_named(&volume);
-            check_volume(label, &device, &volume, o, named)?;
-            Some(volume)
+            check_volume(label, device, &volume, o, named)?;
+            Ok(Some(volume))
         }
-        Err(AttachError::Io { detail, .. }) => {
-            return Err(io(IoFault::new(IoFaultKind::Other, detail)));
-        }
+        Err(AttachError::Io { detail, .. }) => Err(io(IoFault::new(IoFaultKind::Other, detail))),
         Err(_) => {
             let foreign = device.foreign().map_err(io)?;
-            let by_name = o.force && o.name == names.short;
-            if let Some(example) = foreign.filter(|_| !by_name) {
-                let (path, expect) = (label.to_owned(), names.short);
-                return Err(InitError::ForeignObjects { path, example, expect });
+            let by_name = o.force && o.name == short;
+            match foreign.filter(|_| !by_name) {
+                None => Ok(None),
+                Some(example) => {
+                    let path = label.to_owned();
+                    Err(InitError::ForeignObjects { path, example, expect: short })
+                }
             }
-            None
         }
-    };
-    let superblock = new_superblock(label, &device, o, &nodes, old.as_ref())?;
-    device.clear(old.as_ref()).map_err(io)?;
-    device.begin(&superblock).map_err(io)?;
-    Ok(superblock)
+    }
+}
+
+/// The old volume's objects go, the new superblocks come.
+pub(crate) fn write_objects(
+    label: &Path,
+    device: &S3Device,
+    superblock: &Superblock,
+    old: Option<&Superblock>,
+) -> Result<(), InitError> {
+    let io = |source| InitError::Io { path: label.to_owned(), source };
+    device.clear(old).map_err(io)?;
+    device.begin(superblock).map_err(io)
 }
 
 fn check_words(o: &InitOptions) -> Result<Vec<u8>, InitError> {

@@ -42,6 +42,13 @@ pub struct Pace {
     pub letter_look: Micros,
     /// Whether rings are looked at in standby although the table announces nothing.
     pub standby_looks: bool,
+    /// A replicator looks at the table of its source so many times a beat, never further apart
+    /// than this...
+    pub copy_looks_per_beat: u64,
+    pub copy_look_max: Micros,
+    /// ...at its destination this often, and writes nothing there that long after a look began.
+    pub copy_destination_look: Micros,
+    pub copy_lease: Micros,
     /// An operation may always take so long before it is called stuck.
     pub stuck_after_min: Micros,
     beat_min: Micros,
@@ -64,6 +71,10 @@ const LOCAL: Pace = Pace {
     retry: 500,
     letter_look: 5_000,
     standby_looks: true,
+    copy_looks_per_beat: 4,
+    copy_look_max: 100_000,
+    copy_destination_look: 50_000,
+    copy_lease: 100_000,
     stuck_after_min: 0,
     beat_min: 5_000,
     beat_max: 10_000_000,
@@ -83,6 +94,10 @@ const OBJECT: Pace = Pace {
     retry: 20_000,
     letter_look: 1_000_000,
     standby_looks: false,
+    copy_looks_per_beat: 1,
+    copy_look_max: WATCHED_BEAT_MAX,
+    copy_destination_look: 2_000_000,
+    copy_lease: 4_000_000,
     stuck_after_min: 2_000_000,
     // Five operations of 50 ms.
     beat_min: 250_000,

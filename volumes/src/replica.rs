@@ -17,6 +17,7 @@ use crate::format::superblock::Superblock;
 use crate::init::{self, InitError, InitOptions};
 use crate::log::replicate::{Refusal, Side};
 use crate::media::{self, BlockDevice, Direct, How, Location, OpenError};
+use crate::pace::Class;
 use crate::probe;
 use crate::runtime::{AttachError, read_superblock};
 use std::fs::OpenOptions;
@@ -29,6 +30,12 @@ pub struct Consent {
     pub force: bool,
     /// Name of what is there now.
     pub name: String,
+}
+
+impl Consent {
+    fn words(&self) -> InitOptions {
+        InitOptions { force: self.force, name: self.name.clone(), ..InitOptions::default() }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +119,16 @@ pub(crate) fn prepare(
     if from.is_same(to) {
         return Err(CopyError::Same { path: labels.1 });
     }
+    if let Location::S3(url) = to {
+        let device = init::open_objects(&labels.1, url);
+        let device = device.map_err(|e| CopyError::Destination(opened(e)))?;
+        if !is_replica(&device, &original, (&labels.0, &labels.1), consent)? {
+            let old = init::check_objects(&labels.1, url, &device, &consent.words())?;
+            let replica = Superblock { replica: true, ..original.clone() };
+            init::write_objects(&labels.1, &device, &replica, old.as_ref())?;
+        }
+        return Ok(original);
+    }
     let result = (|| {
         let how = How { write: true, direct, exclusive: false };
         let device = media::connect(to, how).map_err(|e| CopyError::Destination(opened(e)))?;
@@ -177,7 +194,8 @@ fn is_replica(
 ) -> Result<bool, CopyError> {
     let g = &original.geometry;
     let path = || paths.1.to_owned();
-    if device.size() < g.bytes() {
+    // A store is as large as what is put there.
+    if device.size() < g.bytes() && device.class() != Class::Object {
         return Err(CopyError::TooSmall { path: path(), need: g.bytes(), have: device.size() });
     }
     if device.logical_block() > g.block_bytes {
@@ -212,10 +230,8 @@ fn make(
     locked: bool,
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<(), CopyError> {
-    let words =
-        InitOptions { force: consent.force, name: consent.name.clone(), ..InitOptions::default() };
     let path = names.path;
-    let old = init::check_content(names, device, &words, locked)?;
+    let old = init::check_content(names, device, &consent.words(), locked)?;
     if locked {
         return Err(InitError::Attached { path: path.to_owned() }.into());
     }

@@ -317,6 +317,7 @@ impl Shared {
             self.making[0].store(done, Ordering::Relaxed);
             self.making[1].store(all, Ordering::Relaxed);
         };
+        let mut classes = [from.class(), to.class()];
         let superblock = if self.named_places {
             prepare(from, to, self.o.single_host, &self.o.consent, &mut progress)?
         } else {
@@ -324,6 +325,7 @@ impl Shared {
             let original = check_source(&*source, &from.label(), &to.label())?;
             let device = (self.openers[1])().map_err(CopyError::Destination)?;
             make_replica(&*device, &to.label(), &original, &self.o.consent)?;
+            classes = [source.class(), device.class()];
             original
         };
         self.making[1].store(0, Ordering::Relaxed);
@@ -335,6 +337,7 @@ impl Shared {
         let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
         Ok(Replicator::new(ReplicatorOptions {
             superblock,
+            classes,
             pace: self.o.pace,
             bytes_per_s: self.o.bytes_per_s,
             nonce: u64::from_le_bytes(nonce).max(1),

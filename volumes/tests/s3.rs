@@ -4,7 +4,8 @@
 mod common;
 
 use common::loops::Scratch;
-use common::s3::{BUCKET, Door, Kind, Store};
+use common::s3::door::Door;
+use common::s3::{BUCKET, Kind, Store};
 use common::servers::Authority;
 use std::sync::atomic::Ordering;
 use volumes::media::s3::{Connector, Options, S3Device, S3Error, S3Url};

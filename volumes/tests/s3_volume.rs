@@ -4,7 +4,8 @@
 mod common;
 
 use common::loops::Scratch;
-use common::s3::{Door, Kind, Store};
+use common::s3::door::Door;
+use common::s3::{Kind, Store};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,8 +14,8 @@ use volumes::media::Location;
 use volumes::runtime::Clock;
 use volumes::status::VolumeState;
 use volumes::{
-    AttachError, AttachOptions, BenchError, BenchOptions, Fact, Handle, InitError, InitOptions,
-    Ring, attach, bench, init, inspect, verify,
+    AttachError, AttachOptions, BenchError, BenchOptions, CopyError, CopyOptions, Fact, Handle,
+    InitError, InitOptions, Pace, Refusal, Ring, attach, bench, init, inspect, replicate, verify,
 };
 
 type Facts = Arc<Mutex<Vec<Fact>>>;
@@ -45,6 +46,16 @@ fn try_up(url: &str, node: u8) -> Result<(Handle, Facts), AttachError> {
 
 fn up(url: &str, node: u8) -> (Handle, Facts) {
     let (handle, facts) = try_up(url, node).unwrap();
+    wait("attach", || handle.epoch() != 0);
+    (handle, facts)
+}
+
+fn join(at: &Location, node: u8, sends: bool) -> (Handle, Facts) {
+    let facts: Facts = Arc::default();
+    let f = facts.clone();
+    let o = AttachOptions { sends, single_host: true, ..AttachOptions::new(at.clone(), node) };
+    let sink = Arc::new(move |fact| f.lock().unwrap().push(fact));
+    let handle = attach(o, clock(), sink).unwrap();
     wait("attach", || handle.epoch() != 0);
     (handle, facts)
 }
@@ -252,4 +263,85 @@ fn an_idle_pair_asks_less_than_twice_a_second_each() {
     send(&a, 2, 10..20);
     in_order(&b_facts, 20);
     assert_eq!(states(&a, &b), UP);
+}
+
+/// One side of the copy is a store and the other a file: a replica is a replica.
+#[test]
+fn a_store_is_copied_from_and_to() {
+    let dir = Scratch::new("s3-copied");
+    let Some(store) = Store::start(Kind::S3rver, &dir.0) else { return };
+    let file = |name: &str| Location::from(dir.join(name));
+    let object = |name: &str| place(&store.url(name));
+    for (original, replica) in
+        [(file("original"), object("replica")), (object("original"), file("replica"))]
+    {
+        // Small rings, so that places are used again.
+        let o = InitOptions {
+            name: "site".into(),
+            nodes: vec![1, 2],
+            size: Some(4 << 20),
+            lane_size: Some(1 << 20),
+            single_host: true,
+            ..InitOptions::default()
+        };
+        init(original.clone(), &o, |_, _| {}).unwrap();
+        let follow = || {
+            let o = CopyOptions::new(original.clone(), replica.clone(), Pace::Follow);
+            let o = CopyOptions { single_host: true, ..o };
+            replicate(o, clock(), Arc::new(|_| {})).unwrap()
+        };
+        let copy = follow();
+        let (a, _) = join(&original, 1, true);
+        a.mailbox(2, b"key").unwrap();
+        wait("replica", || inspect(replica.clone()).is_ok_and(|i| i.replica));
+        let (b, facts) = join(&replica, 2, false);
+        // What was written before the reader first looked is its peer's to repeat.
+        wait("the beat", || {
+            facts.lock().unwrap().iter().any(|f| matches!(f, Fact::PeerBeat { .. }))
+        });
+        // What was read is released, as the link does it.
+        let released = |upto: u32| {
+            wait("all", || numbers(&facts).len() >= upto as usize);
+            let facts = facts.lock().unwrap();
+            let cursors = facts.iter().filter_map(|f| match f {
+                Fact::Cursor { ring: Ring::Data, number, .. } => Some(*number),
+                _ => None,
+            });
+            a.released(2, Ring::Data, cursors.max().unwrap());
+        };
+        let mut sent = 0;
+        let mut write = |count: u32| {
+            send(&a, 2, sent..sent + count);
+            sent += count;
+            sent
+        };
+        for _ in 0..4 {
+            released(write(500));
+        }
+        assert!(copy.stop(Duration::from_secs(30)));
+        write(100);
+        let copy = follow();
+        let all = write(100);
+        in_order(&facts, all);
+        let key = |f: &Fact| matches!(f, Fact::Mailbox { from: 1, bytes } if bytes == &b"key"[..]);
+        wait("mailbox", || facts.lock().unwrap().iter().any(key));
+        assert!(copy.stop(Duration::from_secs(30)));
+        assert!(verify(replica.clone()).unwrap().ok);
+
+        // The original's ring was used twice; nobody's cursor stands there.
+        let deleted = || a.status().requests.is_none_or(|r| r.delete > 0);
+        wait("old records are deleted", deleted);
+
+        // Swapped.
+        let o = CopyOptions::new(replica.clone(), original.clone(), Pace::Once);
+        let swapped = replicate(CopyOptions { single_host: true, ..o }, clock(), Arc::new(|_| {}));
+        let end = swapped.unwrap().wait(Duration::from_secs(30)).unwrap();
+        let e = end.unwrap_err();
+        let named = matches!(
+            &*e,
+            CopyError::Refused { why: Refusal::SourceIsReplica { name }, .. } if name == "site"
+        );
+        assert!(named, "{e}");
+        assert!(a.shutdown(Duration::from_secs(10)) && b.shutdown(Duration::from_secs(10)));
+    }
 }

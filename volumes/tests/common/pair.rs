@@ -216,6 +216,7 @@ impl Pair {
 
     pub fn copier(&self, pace: Pace) -> Copier {
         let machine = Replicator::new(ReplicatorOptions {
+            classes: [volumes::Class::Local; 2],
             superblock: self.volume.clone(),
             pace,
             bytes_per_s: self.bytes_per_s,

@@ -11,17 +11,20 @@
 use super::lanes::{Letter, Run, Scan, Stop, chain};
 use super::round::Phase;
 use super::{Notice, Replicator, Side};
-use crate::event::{IoFault, Micros, Op, Ring, Step};
+use crate::event::{IoFault, Micros, Op, RecordName, Ring, Step};
 use crate::format::bytes::len_u32;
 use crate::format::mailbox;
 use crate::format::record::Header;
 use crate::format::table::{COUNTER_END, Entry, Head};
+use crate::pace::Pace as Times;
 use bytes::Bytes;
 
 /// What may be written at once after a pause, as a part of a second's.
 const BURST_PER_S: i64 = 10;
-/// A reader sees an entry within two of its beats, and waits 50 ms for what is missing.
-const HOLD: Micros = 300_000;
+/// A reader sees an entry within two of its beats, and waits for what is missing: 50 ms on a disk.
+fn hold(times: Times) -> Micros {
+    2 * times.deadline + 200_000
+}
 /// Read at once when a whole ring is walked.
 const WALK_BYTES: usize = 1 << 20;
 
@@ -119,10 +122,12 @@ impl Replicator {
             scan @ Scan::Tail { to, ring, len, .. } => {
                 let at = node.lanes[to].tails[ring.index()].done;
                 let to_end = (g.ring_blocks(ring) - at.place) as usize * g.block();
+                let (from, number) = (node.id, at.number);
+                let record = RecordName { from, to: node.lanes[to].to, ring, epoch, number };
                 let op = Op::Read {
                     offset: self.offset(slot, to, ring, at.place),
                     len: len.min(to_end),
-                    record: None,
+                    record: Some(record),
                 };
                 Some(self.fly_there(Flight::Tail { slot, epoch, scan }, op))
             }
@@ -372,6 +377,7 @@ impl Replicator {
     }
 
     fn arrived(&mut self, now: Micros, run: &Run) {
+        let hold = hold(self.times(Side::Destination));
         let node = &mut self.nodes[run.slot];
         if node.epoch == run.epoch
             && let Some(lane) = node.lanes.get_mut(run.to)
@@ -379,7 +385,7 @@ impl Replicator {
             let tail = &mut lane.tails[run.ring.index()];
             tail.done = run.next;
             if run.data.is_empty() {
-                tail.hold = Some((run.next, now + HOLD));
+                tail.hold = Some((run.next, now + hold));
             }
             tail.queued = tail.queued.saturating_sub(1);
         }

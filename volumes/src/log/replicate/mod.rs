@@ -40,6 +40,7 @@ use crate::buffer::Pool;
 use crate::event::{IoFault, Micros, Op, Step};
 use crate::format::stamp::Stamp;
 use crate::format::superblock::{Copy, FormatError, Superblock};
+use crate::pace::{Class, Pace as Times};
 use bytes::Bytes;
 use lanes::{Letter, Node, Run};
 use round::Phase;
@@ -48,10 +49,6 @@ use source::Polling;
 use std::collections::VecDeque;
 pub use words::{Lag, Notice, Refusal, ReplicaCounters};
 
-/// The destination is looked at this often...
-const DESTINATION_LOOK: Micros = 50_000;
-/// ...and nothing is written there when the last good look began longer ago than this.
-const LEASE: Micros = 100_000;
 const REFUSED_LOOK: Micros = 500_000;
 const RETRY_MIN: Micros = 1_000;
 const RETRY_MAX: Micros = 250_000;
@@ -112,6 +109,8 @@ pub enum Pace {
 pub struct ReplicatorOptions {
     /// The source's.
     pub superblock: Superblock,
+    /// What the media of the [`Side`]s are like.
+    pub classes: [Class; 2],
     pub pace: Pace,
     pub bytes_per_s: Option<u64>,
     /// Random, not 0: tells our entries from another replicator's.
@@ -181,7 +180,7 @@ impl Replicator {
             queue: Default::default(),
             queue_bytes: 0,
             letters: VecDeque::new(),
-            polling: Polling::default(),
+            polling: Polling::new(o.classes[Side::Source.index()].pace()),
             work: None,
             allowance: 0,
             allowance_at: 0,
@@ -191,6 +190,10 @@ impl Replicator {
             counters: ReplicaCounters::default(),
             o,
         }
+    }
+
+    fn times(&self, side: Side) -> Times {
+        self.o.classes[side.index()].pace()
     }
 
     #[must_use]
@@ -298,6 +301,7 @@ impl Replicator {
         if let Some(step) = self.phase.step(now) {
             return step;
         }
+        let times = self.times(side);
         let half = &mut self.halves[side.index()];
         if half.flight.is_some() {
             return Step::Idle;
@@ -309,7 +313,7 @@ impl Replicator {
         if now < half.retry_at {
             return Step::WaitUntil(half.retry_at);
         }
-        let lease = LEASE.max(2 * half.look_latency);
+        let lease = times.copy_lease.max(2 * half.look_latency);
         let stale = side == Side::Destination
             && half.looked_at != 0
             && now.saturating_sub(half.looked_at) >= lease;

@@ -6,8 +6,8 @@
 //! that the table knows better.
 
 use super::lanes::Run;
-use super::source::{Flight, Poll, READ_BYTES_MAX, RETRY};
-use super::{Notice, Replicator};
+use super::source::{Flight, Poll, READ_BYTES_MAX};
+use super::{Notice, Replicator, Side};
 use crate::event::{Micros, Op, Step};
 use crate::format::bytes::len_u32;
 use crate::format::record::Header;
@@ -57,6 +57,7 @@ impl Replicator {
 
     /// The search is over: on at the oldest record found, or where the table says.
     pub(super) fn found(&mut self, now: Micros, search: &Search) {
+        let retry = self.times(Side::Source).retry;
         let tail = self.tail(&search.poll);
         let announced = Some(tail.announced).filter(|h| h.number > tail.read.number);
         match search.best.or(announced) {
@@ -66,7 +67,7 @@ impl Replicator {
             // It is there after all, or nothing is: read it again.
             _ => {
                 tail.trouble = None;
-                tail.retry_at = now + RETRY;
+                tail.retry_at = now + retry;
             }
         }
     }

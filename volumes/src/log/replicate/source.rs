@@ -13,27 +13,23 @@ use super::lanes::{Letter, Run, Stop, Tail, chain};
 use super::round::Phase;
 use super::search::Search;
 use super::{Notice, QUEUE_BYTES_MAX, Refusal, Replicator, Side};
-use crate::event::{IoFault, Micros, Op, Ring, Step};
+use crate::event::{IoFault, Micros, Op, RecordName, Ring, Step};
 use crate::format::bytes::len_u32;
 use crate::format::mailbox;
 use crate::format::record::{Address, Header};
 use crate::format::table::{Head, Table};
-use crate::pace::{Class, Pace};
+use crate::pace::{Class, Pace as Times};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-const PACE: Pace = Class::Local.pace();
 /// One read at most, and so one write.
 pub(super) const READ_BYTES_MAX: usize = 1 << 20;
 /// What an idle poll reads at most: 64 KiB whole beats header-first.
 const GUESS_BYTES_IDLE: usize = 64 << 10;
-pub(super) const RETRY: Micros = 500;
 const FAULT_RETRY_MIN: Micros = 1_000;
 const FAULT_RETRY_MAX: Micros = 1_000_000;
-/// The table is looked at four times per beat of the quickest sender.
-const LOOKS_PER_BEAT: Micros = 4;
+/// The table is looked at several times per beat of the quickest sender.
 const LOOK_MIN: Micros = 5_000;
-const LOOK_MAX: Micros = 100_000;
 /// A look out of turn (records of a new epoch were met) no sooner than this after the last one.
 const LOOK_AGAIN: Micros = 2_000;
 /// A ring that carried nothing for this long is polled in turn with the others of its kind.
@@ -61,8 +57,9 @@ pub(super) enum Flight {
 }
 
 /// Whose turn it is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Polling {
+    times: Times,
     round: VecDeque<(usize, usize, Ring)>,
     rest: Option<Poll>,
     search: Option<Search>,
@@ -75,16 +72,32 @@ pub(super) struct Polling {
 }
 
 impl Polling {
+    pub(super) fn new(times: Times) -> Self {
+        Self {
+            times,
+            round: VecDeque::new(),
+            rest: None,
+            search: None,
+            round_at: 0,
+            nap: times.nap,
+            traffic_at: 0,
+            cold_turn: 0,
+            letter_turn: 0,
+            letter_look_at: 0,
+        }
+    }
+
     pub(super) fn wake(&mut self) {
         self.round_at = 0;
-        self.nap = PACE.nap;
+        self.nap = self.times.nap;
     }
 }
 
 impl Replicator {
     pub(super) fn source_looked(&mut self, now: Micros, at: Micros, region: &[u8]) {
         let table = Table::decode(region, &self.o.superblock);
-        let mut interval = LOOK_MAX * LOOKS_PER_BEAT;
+        let times = self.polling.times;
+        let mut interval = times.copy_look_max * times.copy_looks_per_beat;
         for slot in 0..self.nodes.len() {
             let sends = |e: &&crate::format::table::Entry| {
                 (0..e.cells.len()).any(|to| to != slot && e.sends_to(to))
@@ -96,7 +109,8 @@ impl Replicator {
                 self.heard(now, slot, entry);
             }
         }
-        let next = now + (interval / LOOKS_PER_BEAT).clamp(LOOK_MIN, LOOK_MAX);
+        let next =
+            now + (interval / times.copy_looks_per_beat).clamp(LOOK_MIN, times.copy_look_max);
         if let Some(why) = self.went_back(now, &table) {
             return self.refuse(now, Side::Source, why);
         }
@@ -235,18 +249,20 @@ impl Replicator {
                 }
             }
         }
-        for i in 0..cold.len().min(COLD_PER_ROUND) {
+        // Where a look costs something, the table announces what there is.
+        let turns = if p.times.standby_looks { COLD_PER_ROUND } else { 0 };
+        for i in 0..cold.len().min(turns) {
             p.round.push_back(cold[(p.cold_turn + i) % cold.len()]);
         }
-        p.cold_turn = p.cold_turn.wrapping_add(COLD_PER_ROUND);
+        p.cold_turn = p.cold_turn.wrapping_add(turns);
         let idle = now.saturating_sub(p.traffic_at);
-        p.round_at = if p.traffic_at != 0 && idle < PACE.spin {
+        p.round_at = if p.traffic_at != 0 && idle < p.times.spin {
             now
-        } else if p.traffic_at != 0 && idle < PACE.nap_long_after {
-            p.nap = PACE.nap;
-            now + PACE.nap
+        } else if p.traffic_at != 0 && idle < p.times.nap_long_after {
+            p.nap = p.times.nap;
+            now + p.times.nap
         } else {
-            p.nap = (p.nap * 2).clamp(PACE.nap, PACE.nap_max);
+            p.nap = (p.nap * 2).clamp(p.times.nap, p.times.nap_max);
             now + p.nap
         };
     }
@@ -283,7 +299,10 @@ impl Replicator {
         self.counters.polls += 1;
         self.fly(Flight::Poll(poll));
         let offset = self.offset(poll.slot, poll.to, poll.ring, poll.at.place);
-        Step::Do(Op::Read { offset, len: poll.len, record: None })
+        let (from, to) = (self.nodes[poll.slot].id, self.nodes[poll.slot].lanes[poll.to].to);
+        let Poll { ring, epoch, at, len, .. } = poll;
+        let record = RecordName { from, to, ring, epoch, number: at.number };
+        Step::Do(Op::Read { offset, len, record: Some(record) })
     }
 
     fn letter(&mut self, now: Micros) -> Option<Step> {
@@ -298,8 +317,8 @@ impl Replicator {
             .find(|(_, _, l)| l.letters.announced > l.letters.read && l.letters.retry_at <= now);
         let mut chosen = announced.map(|(slot, to, _)| (slot, to));
         let p = &self.polling;
-        let idle = p.traffic_at == 0 || now.saturating_sub(p.traffic_at) >= PACE.spin;
-        if chosen.is_none() && idle && now >= p.letter_look_at {
+        let idle = p.traffic_at == 0 || now.saturating_sub(p.traffic_at) >= p.times.spin;
+        if chosen.is_none() && p.times.standby_looks && idle && now >= p.letter_look_at {
             let count = lanes().count().max(1);
             let turn = p.letter_turn % count;
             chosen = lanes()
@@ -391,6 +410,12 @@ impl Replicator {
             self.queue[ring.index()].push_back(run);
         }
         match c.stop {
+            // All of it was asked for: a record that is an object of its own was cut off.
+            Stop::Part { blocks } if c.records == 0 && poll.len >= blocks as usize * block => {
+                self.counters.torn += 1;
+                self.tail(&poll).damaged = Some(blocks);
+                self.trouble(now, poll);
+            }
             Stop::Part { blocks } => {
                 let len = blocks as usize * block;
                 self.polling.rest = Some(Poll { at: c.next, len, issued: now, ..poll });
@@ -417,7 +442,7 @@ impl Replicator {
         tail.damaged = None;
         tail.guess = tail.guess.min((tail.guess / 2).max(idle));
         if header.is_some_and(|h| h.epoch == poll.epoch && h.number > poll.at.number) {
-            self.polling.search = Some(Search::new(poll));
+            self.seek(now, poll);
         } else if tail.behind() {
             self.trouble(now, poll);
         } else {
@@ -428,10 +453,11 @@ impl Replicator {
 
     /// The next record is not to be had; perhaps it never will be.
     fn trouble(&mut self, now: Micros, poll: Poll) {
+        let Times { deadline, retry, .. } = self.polling.times;
         let tail = self.tail(&poll);
-        tail.retry_at = now + RETRY;
+        tail.retry_at = now + retry;
         let since = *tail.trouble.get_or_insert(now);
-        if now.saturating_sub(since) < PACE.deadline {
+        if now.saturating_sub(since) < deadline {
             return;
         }
         if !tail.behind() {
@@ -445,11 +471,23 @@ impl Replicator {
                 let place = (poll.at.place + blocks) % ring_blocks;
                 self.jump(&poll, Head { number: poll.at.number + 1, place }, now);
             }
-            None => self.polling.search = Some(Search::new(poll)),
+            None => self.seek(now, poll),
+        }
+    }
+
+    /// Looks for what is still there of that ring.
+    fn seek(&mut self, now: Micros, poll: Poll) {
+        let search = Search::new(poll);
+        if self.o.classes[Side::Source.index()] == Class::Object {
+            // Objects are found by their names alone: the table knows where to go on.
+            self.found(now, &search);
+        } else {
+            self.polling.search = Some(search);
         }
     }
 
     fn poll_failed(&mut self, now: Micros, poll: Poll) {
+        let deadline = self.polling.times.deadline;
         let tail = self.tail(&poll);
         if tail.fault.is_none() {
             tail.tables_since_fault = 0;
@@ -460,16 +498,14 @@ impl Replicator {
         tail.guess = 1;
         tail.greedy = false;
         // While the table can be read, it is this place alone.
-        if tail.behind()
-            && tail.tables_since_fault >= 2
-            && now.saturating_sub(since) >= PACE.deadline
-        {
+        if tail.behind() && tail.tables_since_fault >= 2 && now.saturating_sub(since) >= deadline {
             tail.fault = None;
-            self.polling.search = Some(Search::new(poll));
+            self.seek(now, poll);
         }
     }
 
     fn letter_read(&mut self, now: Micros, slot: usize, to: usize, bytes: Option<Bytes>) {
+        let Times { deadline, retry, .. } = self.polling.times;
         let node = &mut self.nodes[slot];
         let (from, epoch) = (node.id, node.epoch);
         let Some(lane) = node.lanes.get_mut(to) else { return };
@@ -492,9 +528,9 @@ impl Replicator {
             // It was not announced: nothing new, or not yet whole.
             _ if l.announced <= l.read => {}
             (_, bytes) => {
-                l.retry_at = now + if bytes.is_none() { PACE.deadline } else { RETRY };
+                l.retry_at = now + if bytes.is_none() { deadline } else { retry };
                 let since = *l.trouble.get_or_insert(now);
-                if bytes.is_some() && now.saturating_sub(since) >= PACE.deadline {
+                if bytes.is_some() && now.saturating_sub(since) >= deadline {
                     // Damaged: the next message will overwrite it.
                     l.read = l.announced;
                     l.trouble = None;

@@ -14,7 +14,7 @@
 //! reported as failed may have landed: what is found there counts.
 
 use super::lanes::{Lane, Letters, Node, Scan, Tail};
-use super::{DESTINATION_LOOK, Notice, Refusal, Replicator, Side};
+use super::{Notice, Refusal, Replicator, Side};
 use crate::event::{Micros, Ring};
 use crate::fence::Misses;
 use crate::format::stamp::Stamp;
@@ -70,13 +70,14 @@ impl Replicator {
                 Verdict::Refused(why) => return self.refuse(now, Side::Destination, why),
             }
         }
+        let interval = self.times(Side::Destination).copy_destination_look;
         if doubt {
             let half = &mut self.halves[Side::Destination.index()];
             half.looked_at = 0;
-            half.next_look = now + DESTINATION_LOOK;
+            half.next_look = now + interval;
             return;
         }
-        self.permit(Side::Destination, at, at + DESTINATION_LOOK);
+        self.permit(Side::Destination, at, at + interval);
     }
 
     fn judge(&mut self, now: Micros, slot: usize, there: There) -> Verdict {

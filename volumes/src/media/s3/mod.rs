@@ -336,6 +336,56 @@ impl S3Device {
         Err(IoFault::new(IoFaultKind::Other, detail))
     }
 
+    /// Those that lie side by side, all at once.
+    fn read_mailboxes(
+        &self,
+        volume: &Superblock,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<(), IoFault> {
+        let g = &volume.geometry;
+        let places = (0..buf.len().div_ceil(g.block())).map(|i| offset + (i * g.block()) as u64);
+        let keys = places.map(|at| match spot(g, at) {
+            Spot::Mailbox { from, to } => Ok(self.names.mailbox(volume.uuid, from, to)),
+            _ => Err(Self::nowhere("read", at)),
+        });
+        let found = self.link.get_all(keys.collect::<Result<_, _>>()?);
+        let found = found.map_err(|e| e.fault("read a message"))?;
+        for (there, object) in buf.chunks_mut(g.block()).zip(&found) {
+            fill(there, object.as_ref());
+        }
+        Ok(())
+    }
+
+    /// One object for each of the records, which follow one another in the ring and in `data`.
+    fn write_records(
+        &self,
+        volume: &Superblock,
+        address: Address,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), IoFault> {
+        let g = &volume.geometry;
+        let Address { from, to, ring, .. } = address;
+        let nowhere = || Self::nowhere("write", offset);
+        let base = g.ring_offset(from, to, ring).ok_or_else(nowhere)?;
+        let mut at = 0;
+        while at < data.len() {
+            let there = &data[at..];
+            let place = record::place_of(there);
+            let here = base + u64::from(place) * u64::from(g.block_bytes) == offset + at as u64;
+            let header = Header::decode(there, &address, place).filter(|_| here);
+            let header = header.ok_or_else(nowhere)?;
+            let (epoch, number) = (header.epoch, header.number);
+            let name = RecordName { from, to, ring, epoch, number };
+            let object = there.get(..header.bytes()).ok_or_else(nowhere)?;
+            self.put("write a record", self.names.record(address.uuid, &name), object)?;
+            self.sweeper.wrote_record(&name, place, header.blocks);
+            at += header.blocks as usize * g.block();
+        }
+        Ok(())
+    }
+
     fn nowhere(what: &str, offset: u64) -> IoFault {
         let detail = format!("{what} at {offset}: an object store has nothing at that place");
         IoFault::new(IoFaultKind::Other, detail)
@@ -381,7 +431,7 @@ impl BlockDevice for S3Device {
             }
             Spot::Start => self.names.superblock(false),
             Spot::Last => self.names.superblock(true),
-            Spot::Mailbox { from, to } => self.names.mailbox(volume.uuid, from, to),
+            Spot::Mailbox { .. } => return self.read_mailboxes(&volume, offset, buf),
             Spot::Entry { .. } | Spot::Ring { .. } | Spot::Nowhere => {
                 return Err(Self::nowhere("read", offset));
             }
@@ -392,7 +442,7 @@ impl BlockDevice for S3Device {
 
     fn read_record(
         &self,
-        _pool: &Pool,
+        pool: &Pool,
         _offset: u64,
         _len: usize,
         name: &RecordName,
@@ -401,7 +451,11 @@ impl BlockDevice for S3Device {
             IoFault::new(IoFaultKind::Gone, "read a record: there is no volume any more")
         })?;
         let found = self.get("read a record", self.names.record(volume.uuid, name))?;
-        Ok(found.unwrap_or_default())
+        let Some(found) = found else { return Ok(Bytes::new()) };
+        // In whole blocks, as it would stand in a ring: it may be written to one.
+        let mut buf = pool.take_len(found.len().next_multiple_of(volume.geometry.block()));
+        fill(buf.as_mut(), Some(&found));
+        Ok(buf.freeze())
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), IoFault> {
@@ -450,16 +504,7 @@ impl BlockDevice for S3Device {
             }
             Spot::Ring { from, to, ring } => {
                 let uuid = self.check_uuid(&volume, data)?;
-                let address = Address { uuid, from, to, ring };
-                let place = record::place_of(data);
-                let base = g.ring_offset(from, to, ring).ok_or_else(nowhere)?;
-                let here = base + u64::from(place) * u64::from(g.block_bytes) == offset;
-                let header = Header::decode(data, &address, place).filter(|_| here);
-                let header = header.ok_or_else(nowhere)?;
-                let (epoch, number) = (header.epoch, header.number);
-                let name = RecordName { from, to, ring, epoch, number };
-                let data = &data[..header.bytes().min(data.len())];
-                self.put("write a record", self.names.record(uuid, &name), data)
+                self.write_records(&volume, Address { uuid, from, to, ring }, offset, data)
             }
             Spot::Start | Spot::Last | Spot::Nowhere => Err(nowhere()),
         }

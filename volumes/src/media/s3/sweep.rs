@@ -1,12 +1,14 @@
 //! Deletes what nobody will read any more, beside the traffic.
 //!
 //! ```text
-//!   table read: a peer's cursor about us ---> records of ours up to it ---> one request per batch
+//!   table read: a peer's cursor about us ---.
+//!   a record of ours on an older one's place -+-> records of ours up to it -> one request per batch
 //!   our first entry of an epoch ---> what our older epochs left in a lane ---> list, delete
 //! ```
 //!
 //! A device learns all it needs from what passes through it: which entry it writes, and what the
-//! others say in theirs. Bounds: one batch under way, 1000 keys a batch, and one look for new work
+//! others say in theirs. On blocks a record ends when its place is used again; where nobody's cursor
+//! stands (a replicator reads, and the reader's entry is at the replica), it ends so here, too. Bounds: one batch under way, 1000 keys a batch, and one look for new work
 //! with each look at the table. Awkward cases: a failure is forgotten and the same is tried with the
 //! next look; what an older epoch left is spared until the peer reads our present one or a minute
 //! passed, for it may still be reading; a daemon that dies between writing and deleting leaves
@@ -18,6 +20,7 @@ use crate::event::{RecordName, Ring};
 use crate::format::superblock::Superblock;
 use crate::format::table::Table;
 use object_store::path::Path as Key;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,7 +28,7 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 1000;
 /// Deletion is not worth a request for fewer, unless they lie there for long.
 const WORTH: u64 = 50;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(3);
 const OLD_EPOCHS_AFTER: Duration = Duration::from_secs(60);
 /// Keys looked at in one list.
 const LISTED: usize = 4000;
@@ -35,8 +38,10 @@ struct Lane {
     to: u8,
     /// Deleted up to here, by ring.
     done: [u64; 2],
-    /// The peer's cursor.
+    /// Up to here nobody will read again: the peer's cursor, or older laps.
     read: [u64; 2],
+    /// What stands in the rings: number, place, blocks, in order.
+    laps: [VecDeque<(u64, u32, u32)>; 2],
     waits_since: Option<Instant>,
     old_epochs_gone: bool,
     peer_reads_us: bool,
@@ -81,11 +86,23 @@ impl Sweeper {
                 to,
                 done: [0; 2],
                 read: [0; 2],
+                laps: Default::default(),
                 waits_since: None,
                 old_epochs_gone: false,
                 peer_reads_us: false,
             });
             s.own = Some(Own { node, epoch, since: Instant::now(), lanes: lanes.collect() });
+        });
+    }
+
+    /// This process wrote a record.
+    pub(super) fn wrote_record(&self, name: &RecordName, place: u32, blocks: u32) {
+        self.with(|s| {
+            let own = s.own.as_mut().filter(|o| (o.node, o.epoch) == (name.from, name.epoch));
+            let lane = own.and_then(|o| o.lanes.iter_mut().find(|l| l.to == name.to));
+            if let Some(lane) = lane {
+                lane.lap(name, place, blocks);
+            }
         });
     }
 
@@ -123,6 +140,23 @@ impl Sweeper {
                 }
             });
         });
+    }
+}
+
+impl Lane {
+    fn lap(&mut self, name: &RecordName, place: u32, blocks: u32) {
+        let r = name.ring.index();
+        let laps = &mut self.laps[r];
+        // A write that failed is repeated.
+        if laps.back().is_some_and(|&(number, ..)| number >= name.number) {
+            return;
+        }
+        let covered = |&(_, at, len): &(u64, u32, u32)| at < place + blocks && place < at + len;
+        while let Some(&(number, ..)) = laps.front().filter(|lap| covered(lap)) {
+            laps.pop_front();
+            self.read[r] = self.read[r].max(number);
+        }
+        laps.push_back((name.number, place, blocks));
     }
 }
 
@@ -198,5 +232,37 @@ async fn run(link: &Link, job: &Job) -> Result<bool, object_store::Error> {
             // A longer list shows the old ones first, for it is in order within a ring.
             Ok(all || nothing)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_ends_with_its_peers_cursor_or_when_its_place_is_used_again() {
+        let mut lane = Lane {
+            to: 2,
+            done: [0; 2],
+            read: [0; 2],
+            laps: Default::default(),
+            waits_since: None,
+            old_epochs_gone: false,
+            peer_reads_us: false,
+        };
+        let mut write = |number, place, blocks| {
+            let name = RecordName { from: 1, to: 2, ring: Ring::Data, epoch: 7, number };
+            lane.lap(&name, place, blocks);
+            lane.read
+        };
+        // A ring of ten blocks.
+        assert_eq!(write(1, 0, 3), [0, 0]);
+        assert_eq!(write(2, 3, 4), [0, 0]);
+        assert_eq!(write(3, 7, 3), [0, 0]);
+        assert_eq!(write(3, 7, 3), [0, 0], "written again");
+        assert_eq!(write(4, 0, 1), [0, 1]);
+        assert_eq!(write(5, 1, 2), [0, 1], "the rest of its place");
+        assert_eq!(write(6, 3, 5), [0, 3], "two at once");
+        assert_eq!(lane.laps[1].len(), 3);
     }
 }

@@ -3,7 +3,6 @@
 pub(crate) mod door;
 pub(crate) mod process;
 
-pub(crate) use door::Door;
 use process::Server;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
