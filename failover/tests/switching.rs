@@ -4,7 +4,9 @@ mod pair;
 
 use std::time::Duration;
 
-use failover::{Command, Cut, Event, NodeId, Route, Via, health::Verdict, status::PeerState};
+use failover::{
+    Command, Cut, Event, NodeId, Route, Via, VolumeFact, health::Verdict, status::PeerState,
+};
 use pair::Pair;
 
 fn routes(pair: &Pair) -> [Route; 2] {
@@ -88,6 +90,35 @@ fn a_medium_slower_than_the_traffic_is_left_all_the_same() {
     assert_eq!(routes(&pair), [Route::Network; 2]);
     for side in 0..2 {
         assert_eq!(pair.arrived(side).0, all(1, 3000));
+    }
+}
+
+#[test]
+fn express_packets_live_as_long_as_a_slow_store_takes() {
+    let quarter = Duration::from_millis(250);
+    for slow_by_nature in [false, true] {
+        let mut pair = Pair::settled();
+        pair.express = true;
+        pair.storage_delay_us = 700_000;
+        if slow_by_nature {
+            for side in 0..2 {
+                pair.volume(side, VolumeFact::BeatsEvery { interval: quarter });
+            }
+        }
+        pair.network = [false; 2];
+        pair.stream(1, 1500);
+        pair.run(2000);
+        assert_eq!(routes(&pair), [Route::Storage; 2]);
+        for side in 0..2 {
+            let status = pair.sides[side].peer(pair.now);
+            if slow_by_nature {
+                assert_eq!(pair.arrived(side).0, all(1, 1500));
+                assert_eq!(status.counters.lost, 0, "{:?}", status.counters);
+            } else {
+                // A disk that takes so long is in trouble, and old beats of a cluster with it.
+                assert!(status.counters.lost_by_cause["ttl"] > 1000, "{:?}", status.counters);
+            }
+        }
     }
 }
 

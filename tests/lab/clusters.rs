@@ -14,6 +14,15 @@ use super::sys;
 
 pub(crate) const TOOLS_AND_NBDKIT: &[&str] =
     &["nbdkit", "corosync", "corosync-quorumtool", "corosync-cfgtool", "cc", "unshare"];
+pub(crate) const TOOLS_AND_S3: &[&str] = &[
+    "s3rver",
+    "moto_server",
+    "corosync",
+    "corosync-quorumtool",
+    "corosync-cfgtool",
+    "cc",
+    "unshare",
+];
 pub(crate) const TOOLS: &[&str] = TOOLS_AND_NBDKIT.split_at(1).1;
 
 /// A token of 3000 ms grows by 650 ms per node above two; a lost one is followed by a consensus
@@ -36,7 +45,12 @@ struct Member {
 impl Cluster {
     /// Starts Corosync on every node, bound to the virtual interface, and waits for one ring.
     pub(crate) fn start(lab: &Lab) -> Self {
-        let members = lab.nodes.iter().map(|node| Member::start(node, lab)).collect();
+        Self::start_with(lab, "")
+    }
+
+    /// The same with more lines in the section `totem`.
+    pub(crate) fn start_with(lab: &Lab, totem: &str) -> Self {
+        let members = lab.nodes.iter().map(|node| Member::start(node, lab, totem)).collect();
         let mut cluster = Self { members, formed: Vec::new() };
         let everybody: Vec<usize> = lab.nodes.iter().map(|node| node.id).collect();
         cluster.await_ring(&everybody, Duration::from_secs(40));
@@ -124,7 +138,7 @@ struct Ring {
 }
 
 impl Member {
-    fn start(node: &Node, lab: &Lab) -> Self {
+    fn start(node: &Node, lab: &Lab, totem: &str) -> Self {
         let file = |suffix: &str| lab.dir.join(format!("{}.corosync.{suffix}", node.name));
         let (log, config) = (file("log"), file("conf"));
         let nodes: String = lab
@@ -138,7 +152,7 @@ impl Member {
             })
             .collect();
         let text = format!(
-            "totem {{\n  version: 2\n  cluster_name: lab\n  transport: knet\n}}\n\
+            "totem {{\n  version: 2\n  cluster_name: lab\n  transport: knet\n{totem}}}\n\
              nodelist {{\n{nodes}}}\n\
              quorum {{\n  provider: corosync_votequorum\n}}\n\
              logging {{\n  to_logfile: yes\n  logfile: {}\n  to_syslog: no\n  timestamp: hires\n}}\n",

@@ -40,6 +40,9 @@ pub struct Pace {
     pub retry: Micros,
     /// While active and idle, each mailbox is looked at this often without being announced.
     pub letter_look: Micros,
+    /// While bulk flows, silent rings are looked at this often: a read of a block waits behind
+    /// those of a mebibyte, and took an eighth of the reader's time when it came with each of them.
+    pub silent_look: Micros,
     /// Whether rings are looked at in standby although the table announces nothing.
     pub standby_looks: bool,
     /// A replicator looks at the table of its source so many times a beat, never further apart
@@ -70,6 +73,7 @@ const LOCAL: Pace = Pace {
     nap_max: 2_000,
     retry: 500,
     letter_look: 5_000,
+    silent_look: 2_000,
     standby_looks: true,
     copy_looks_per_beat: 4,
     copy_look_max: 100_000,
@@ -93,6 +97,8 @@ const OBJECT: Pace = Pace {
     nap_max: 100_000,
     retry: 20_000,
     letter_look: 1_000_000,
+    // A look takes as long as what it delays; and the table announces records at the next beat.
+    silent_look: 250_000,
     standby_looks: false,
     copy_looks_per_beat: 1,
     copy_look_max: WATCHED_BEAT_MAX,

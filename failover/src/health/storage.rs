@@ -24,6 +24,7 @@ const REPORT_LIFE: Duration = Duration::from_millis(400);
 /// Beyond all that, how many of the usual times of an operation it may be late: a disk's are
 /// nothing beside the above, those of a store over HTTP may be more.
 const LATENCIES: u32 = 4;
+const BEATS_PER_PASSAGE: u32 = 4;
 /// A single failed operation is suspicious; one that nothing heals in this time is an outage.
 const FAULT_DOWN: Duration = Duration::from_millis(300);
 
@@ -33,6 +34,8 @@ pub(crate) struct Storage {
     configured: bool,
     attached: bool,
     interval: Duration,
+    /// How far apart beats are on a volume that does not bear what is ordered.
+    bears: Option<Duration>,
     /// The interval before the present one, and until when things may still go by it.
     former_interval: (Duration, Time),
     written_at: Option<Time>,
@@ -81,6 +84,7 @@ impl Storage {
             configured,
             attached: false,
             interval,
+            bears: None,
             former_interval: (Duration::ZERO, Time::ZERO),
             written_at: None,
             read_at: None,
@@ -138,7 +142,10 @@ impl Storage {
                 self.latency = Some(smooth(self.latency, *latency));
                 self.fault = self.fault.filter(|f| f.is_of_reading());
             }
-            VolumeFact::BeatsEvery { interval } => self.set_interval(now, *interval),
+            VolumeFact::BeatsEvery { interval } => {
+                self.bears = Some(*interval);
+                self.set_interval(now, *interval);
+            }
             VolumeFact::TableRead { .. } if receives => {
                 self.read_at = Some(now);
                 self.fault = self.fault.filter(|f| !f.is_of_reading());
@@ -335,6 +342,12 @@ impl Storage {
 
     pub(crate) fn heard_at(&self) -> Option<Time> {
         self.peer.map(|p| p.at).max(self.heard_at)
+    }
+
+    /// How long a frame may take this way on a volume where operations are slow by nature: it is
+    /// written, looked for and read, each in less than a beat of such a volume.
+    pub(crate) fn passage(&self) -> Duration {
+        self.bears.map_or(Duration::ZERO, |interval| interval * BEATS_PER_PASSAGE)
     }
 
     pub(crate) const fn latency(&self) -> Option<Duration> {

@@ -130,6 +130,10 @@ impl Sender {
         }
     }
 
+    pub(crate) const fn set_ttl(&mut self, ttl: Duration) {
+        self.ttl = ttl;
+    }
+
     /// Below this nothing is sent again.
     pub(crate) const fn floor(&self) -> u64 {
         self.base

@@ -410,7 +410,10 @@ impl Peer {
             frame[start..start + VNET].fill(0);
         }
         let packet = Bytes::from(frame).slice(start..);
-        let ttl = self.kept(header.channel).ttl;
+        let ttl = match header.channel {
+            Channel::Express => self.express_ttl(path),
+            _ => self.kept(header.channel).ttl,
+        };
         let left = match self.network.age(now, prefix.accepted_at) {
             Some(_) if planted(Bug::PastTtl) => Some(ttl),
             Some(age) => ttl.checked_sub(age),

@@ -318,7 +318,7 @@ impl Peer {
         self.network.data_silence(silence(Path::Network), stuck);
         // Half the time is left for the other path.
         let stored = silence(Path::Storage).max(self.pipe.silence(now, Path::Storage));
-        self.storage.data_silence(stored, self.timing.express_ttl / 2);
+        self.storage.data_silence(stored, self.express_ttl(Path::Storage) / 2);
         self.network.update(now);
         self.seen = self.look(now);
         if self.seen.network().0 != Verdict::Up {
@@ -330,12 +330,31 @@ impl Peer {
             let Some(moved) = self.path.choose(now, &evidence) else { break };
             self.moved(now, &moved, world);
         }
+        let way = match self.path.state() {
+            State::Network => Path::Network,
+            _ => Path::Storage,
+        };
+        let ttl = self.express_ttl(way);
+        self.queues.set_express_ttl(ttl);
+        // The receipt takes the same way back; on a disk that is no time.
+        let slow = ttl > self.timing.express_ttl;
+        self.express.tx.set_ttl(if slow { ttl * 2 } else { ttl });
         if let State::Returning { since } = self.path.state()
             && now.since(since) >= DRAIN_PATIENCE
         {
             self.take_over_from_storage();
         }
         self.tell(now, world);
+    }
+
+    /// How long express packets live that go that way. Half a second is nothing to a store whose
+    /// requests take a tenth of it each: dropping them would serve nobody.
+    fn express_ttl(&self, path: Path) -> Duration {
+        let usual = self.timing.express_ttl;
+        match path {
+            Path::Network => usual,
+            Path::Storage => usual.max(self.storage.passage().min(self.timing.write_ttl)),
+        }
     }
 
     /// Since when the network has been good enough to come back to. One whose receipts return only

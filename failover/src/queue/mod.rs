@@ -69,6 +69,10 @@ impl Queues {
         }
     }
 
+    pub(crate) const fn set_express_ttl(&mut self, ttl: Duration) {
+        self.express.ttl = ttl;
+    }
+
     fn of(&mut self, class: Class) -> &mut Queue {
         match class {
             Class::Express => &mut self.express,

@@ -75,6 +75,8 @@ pub(crate) struct Pair {
     pub(crate) storage_delay_us: u64,
     /// The outbox is sometimes empty: the medium is as quick as the traffic.
     pub(crate) storage_drains: bool,
+    /// Packets are Corosync's.
+    pub(crate) express: bool,
     /// Datagrams longer than this are lost.
     pub(crate) network_mtu: usize,
     /// Every n-th datagram from side 0 is lost; 0: none.
@@ -179,6 +181,7 @@ impl Pair {
             storage: true,
             storage_delay_us: 500,
             storage_drains: true,
+            express: false,
             network_mtu: usize::MAX,
             lose_every: 0,
             datagrams: 0,
@@ -217,11 +220,18 @@ impl Pair {
         let (us, them) = (self.sides[side].id.get(), self.sides[1 - side].id.get());
         let mut packet = vec![0; 10];
         packet.extend_from_slice(&[0x45, 0, 0, 0, 0, 9, 0, 0, 64, 17, 0, 0]);
-        packet.extend_from_slice(&[10, 0, 0, us, 10, 0, 0, them, 0x10, 1, 0x10, 2, 0, 0, 0, 0]);
+        packet.extend_from_slice(&[10, 0, 0, us, 10, 0, 0, them]);
+        let [high, low] = if self.express { 5405u16 } else { 4098 }.to_be_bytes();
+        packet.extend_from_slice(&[0x10, 1, high, low, 0, 0, 0, 0]);
         packet.extend_from_slice(&number.to_le_bytes());
         packet.resize(10 + 32 + length, 0);
         let now = self.now;
         self.sides[side].input(now, Input::Packet(&packet));
+    }
+
+    pub(crate) fn volume(&mut self, side: usize, fact: VolumeFact) {
+        let now = self.now;
+        self.sides[side].input(now, Input::Volume(VOLUME, fact));
     }
 
     pub(crate) fn command(&mut self, side: usize, command: Command) {

@@ -5,7 +5,10 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::clusters::{Cluster, Load, NOTICED, NOTICED_WITHIN, TOOLS, TOOLS_AND_NBDKIT, WARNED};
+use crate::clusters::{
+    Cluster, Load, NOTICED, NOTICED_WITHIN, TOOLS, TOOLS_AND_NBDKIT, TOOLS_AND_S3, WARNED,
+};
+use crate::s3::Kind;
 use crate::{Lab, Medium, Needs, Plan, Story};
 
 pub(crate) fn stories() -> Vec<Story> {
@@ -18,13 +21,14 @@ pub(crate) fn stories() -> Vec<Story> {
     };
     vec![
         story("without_sidepath_it_splits", without_sidepath_it_splits),
-        story("all_networks_dark", || all_networks_dark(Plan::default().medium)),
+        story("all_networks_dark", || all_networks_dark(Plan::default().medium, "")),
         Story {
             tools: TOOLS_AND_NBDKIT,
             ..story("all_networks_dark_nbd", || {
-                all_networks_dark(Medium::Nbd { write_delay_ms: 5 })
+                all_networks_dark(Medium::Nbd { write_delay_ms: 5 }, "")
             })
         },
+        Story { tools: TOOLS_AND_S3, ..story("all_networks_dark_s3", all_networks_dark_s3) },
         story("one_cable_pulled", one_cable_pulled),
     ]
 }
@@ -59,16 +63,26 @@ fn without_sidepath_it_splits() {
     assert!(!cluster.complaints(NOTICED).is_empty(), "the log tells of it");
 }
 
-fn all_networks_dark(medium: Medium) {
+/// Each request takes 15 ms and what the server takes: s3rver some 5 ms; moto, one process in Python
+/// that three nodes ask at once, 200 to 400 ms, which is no medium for a token of 3.65 s.
+fn all_networks_dark_s3() {
+    let medium = |kind| Medium::S3 { kind, delay_ms: 15 };
+    all_networks_dark(medium(Kind::S3rver), "");
+    if crate::long() {
+        all_networks_dark(medium(Kind::Moto), "  token: 20000\n");
+    }
+}
+
+fn all_networks_dark(medium: Medium, totem: &str) {
     let lab = Lab::running(Plan { nodes: 3, medium, ..Plan::default() });
-    let mut cluster = Cluster::start(&lab);
+    let mut cluster = Cluster::start_with(&lab, totem);
     let load = Load::start(&lab, &cluster);
     let (ring, _) = cluster.await_ring(ALL, Duration::from_secs(10));
     sleep(Duration::from_secs(2));
     cluster.forget_logs();
 
     lab.black_hole();
-    lab.await_route("storage", Duration::from_secs(5));
+    lab.await_route("storage", Duration::from_secs(10));
     let healed_at = Instant::now() + dark_for();
     while Instant::now() < healed_at {
         // Reading the status checks both balances.

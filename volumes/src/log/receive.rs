@@ -32,9 +32,6 @@ use crate::pace::{Class, Pace};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// While bulk flows, silent rings are looked at this often: a read of a block waits behind those of
-/// a mebibyte, and took an eighth of the reader's time when it came with each of them.
-const SILENT_LOOK: Micros = 2_000;
 const FAULT_RETRY_MIN: Micros = 1_000;
 const FAULT_RETRY_MAX: Micros = 1_000_000;
 /// Polls that find nothing shrink to this size: reading 64 KiB whole beats header-first.
@@ -379,7 +376,7 @@ impl Reader {
 
     /// Express rings first. While records flow, the rings that carry them are looked at more often
     /// than the silent ones, since each silent look costs one read of latency: three times as often
-    /// while they are small; while they are large, every [`SILENT_LOOK`].
+    /// while they are small; while they are large, or a look costs something, every `silent_look`.
     fn fill_round(&mut self, now: Micros) {
         self.rounds += 1;
         let idle = len_u32(GUESS_BYTES_IDLE / self.o.superblock.geometry.block()).max(1);
@@ -387,9 +384,10 @@ impl Reader {
             |t: &Tail| now.saturating_sub(t.delivered_at) < self.pace.spin && t.delivered_at != 0;
         let tails = || self.lanes.iter().flat_map(|l| &l.tails);
         let small = tails().all(|t| !hot(t) || t.guess <= idle);
-        let enough = match small {
-            true => !self.rounds.is_multiple_of(4),
-            false => now.saturating_sub(self.wide_at) < SILENT_LOOK,
+        let enough = if small && self.pace.standby_looks {
+            !self.rounds.is_multiple_of(4)
+        } else {
+            now.saturating_sub(self.wide_at) < self.pace.silent_look
         };
         let narrow = enough && tails().any(hot);
         if !narrow {
