@@ -35,6 +35,38 @@ fn a_volume_may_be_a_url_and_is_not_looked_for_as_a_file() {
 }
 
 #[test]
+fn an_object_store_has_a_section_and_no_secrets() {
+    let room = Room::new();
+    let stored = room.config().replace("/dev/null", "s3://bucket/site");
+    let with = |section: &str| format!("{stored}\n[storage.s3]\n{section}\n");
+    room.write(
+        "alpha.toml",
+        &with(
+            "endpoint = \"https://s3.example.net\"\nregion = \"eu-central-1\"\npath_style = true\n\
+             ca_file = \"ca.pem\"\ncredentials_file = \"keys\"",
+        ),
+    );
+    let done = room.run(&["config", "check", "alpha.toml"]);
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
+    for (section, named) in [
+        ("endpoint = \"s3.example.net\"", "http://HOST"),
+        ("endpoint = \"https://KEY:TOPSECRET@s3.example.net\"", "credentials do not belong"),
+        ("region = \"EU west\"", "region"),
+        ("secret_access_key = \"TOPSECRET\"", "secret_access_key"),
+    ] {
+        room.write("alpha.toml", &with(section));
+        let done = room.run(&["config", "check", "alpha.toml"]);
+        assert_eq!(done.code, 2, "{section}: {done:?}");
+        assert!(done.stderr.contains(named), "{section}: {}", done.stderr);
+    }
+    let secret = stored.replace("s3://bucket", "s3://KEY:TOPSECRET@bucket");
+    room.write("alpha.toml", &secret);
+    let done = room.run(&["config", "check", "alpha.toml"]);
+    assert_eq!(done.code, 2, "{done:?}");
+    assert!(done.stderr.contains("credentials do not belong"), "{}", done.stderr);
+}
+
+#[test]
 fn every_key_of_the_design_is_accepted() {
     let room = Room::new();
     let config = room.config().replace("volume = \"/dev/null\"", "send = \"/dev/null\"");
