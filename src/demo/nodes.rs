@@ -47,6 +47,7 @@ pub struct Nodes {
     applications: [Application; 2],
     /// The volume bypasses the page cache.
     pub direct_io: bool,
+    volume: PathBuf,
     _folder: tempfile::TempDir,
 }
 
@@ -64,12 +65,20 @@ impl Nodes {
     /// # Errors
     /// In words: what could not be made.
     pub fn start_each(before: impl Fn(usize)) -> Result<Self, String> {
+        Self::start_beside(&[], before)
+    }
+
+    /// The same; the volume has places for the nodes `spare`, too, whoever attaches as them.
+    ///
+    /// # Errors
+    /// In words: what could not be made.
+    pub fn start_beside(spare: &[u8], before: impl Fn(usize)) -> Result<Self, String> {
         let folder = tempfile::Builder::new()
             .prefix("sidepath-demo-")
             .tempdir()
             .map_err(|e| format!("no temporary folder: {e}"))?;
         let volume = folder.path().join("volume");
-        let direct_io = format_volume(&volume)?;
+        let direct_io = format_volume(&volume, spare)?;
         let mut keys = Vec::new();
         for name in NAMES {
             let private = key::generate()?;
@@ -134,7 +143,7 @@ impl Nodes {
         }
         let applications =
             <[Application; 2]>::try_from(ends).map_err(|_| "two nodes have two ends")?;
-        Ok(Self { daemons, applications, direct_io, _folder: folder })
+        Ok(Self { daemons, applications, direct_io, volume, _folder: folder })
     }
 
     /// The programs' ends of both interfaces.
@@ -148,6 +157,12 @@ impl Nodes {
     #[must_use]
     pub fn endpoints(&self) -> [Endpoint; 2] {
         [Endpoint::of(&self.daemons[0]), Endpoint::of(&self.daemons[1])]
+    }
+
+    /// The file that is their volume.
+    #[must_use]
+    pub fn volume(&self) -> &Path {
+        &self.volume
     }
 
     /// Cuts a path between the nodes for a while.
@@ -231,11 +246,14 @@ impl Drop for Nodes {
 
 /// Formats the volume; false when the folder's file system cannot bypass the page cache, which is
 /// fine here, because both nodes share one.
-fn format_volume(path: &Path) -> Result<bool, String> {
+fn format_volume(path: &Path, spare: &[u8]) -> Result<bool, String> {
+    let nodes = 2 + spare.len() as u64;
     let mut options = volumes::InitOptions {
         name: "demo".into(),
         nodes: vec![FIRST.get(), PEER_OF_FIRST.get()],
-        size: Some(VOLUME_BYTES),
+        spare: spare.to_vec(),
+        // Lanes stay as long as they are between two.
+        size: Some(VOLUME_BYTES / 2 * nodes * (nodes - 1)),
         ..volumes::InitOptions::default()
     };
     if volumes::init(path, &options, |_, _| {}).is_ok() {

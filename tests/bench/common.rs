@@ -130,7 +130,7 @@ pub(crate) fn cpu_seconds() -> f64 {
 
 /// Keeps this thread, and those it starts from now on, on the processor of one end: two machines
 /// would not take turns on one. Where there are not two, everything stays where it is.
-fn pin(end: usize) {
+pub(crate) fn pin(end: usize) {
     let mut wanted = CpuSet::new();
     let Ok(can) = sched_getaffinity(None) else { return };
     let given = || (0..CpuSet::MAX_CPU).filter(|cpu| can.is_set(*cpu)).collect();
@@ -173,20 +173,42 @@ where
     A: Send,
     B: Send,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.set_nonblocking(true).expect("a socket");
-    let at = listener.local_addr().expect("an address");
-    let preference = match kind {
+    let nodes = preference(kind).map(|_| nodes(&[]));
+    between_nodes(kind, nodes.as_ref(), count, first, second)
+}
+
+/// Two nodes that have met, each on the processors of its end; their volume has places for `spare`.
+pub(crate) fn nodes(spare: &[u8]) -> Nodes {
+    let nodes = Nodes::start_beside(spare, pin).expect("two nodes");
+    nodes.met().expect("nodes that meet");
+    nodes
+}
+
+const fn preference(kind: Kind) -> Option<Preference> {
+    match kind {
         Kind::Sidepath => Some(Preference::NetworkOnly),
         Kind::Storage => Some(Preference::StorageOnly),
         Kind::Tcp | Kind::Tls | Kind::Yamux => None,
-    };
-    let nodes = preference.map(|_| {
-        let nodes = Nodes::start_each(pin).expect("two nodes");
-        nodes.met().expect("nodes that meet");
-        nodes
-    });
-    let ends = nodes.as_ref().map(Nodes::endpoints);
+    }
+}
+
+/// The same, with nodes that are there already.
+pub(crate) fn between_nodes<A, B>(
+    kind: Kind,
+    nodes: Option<&Nodes>,
+    count: usize,
+    first: impl AsyncFnOnce(Vec<Any>) -> A + Send,
+    second: impl AsyncFnOnce(Vec<Any>) -> B + Send,
+) -> (A, B)
+where
+    A: Send,
+    B: Send,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.set_nonblocking(true).expect("a socket");
+    let at = listener.local_addr().expect("an address");
+    let preference = preference(kind);
+    let ends = nodes.map(Nodes::endpoints);
     let [alpha, beta] = match ends {
         Some([alpha, beta]) => [Some(alpha), Some(beta)],
         None => [None, None],

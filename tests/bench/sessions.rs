@@ -10,6 +10,7 @@
 //! speed does so for all; figures are the best round of each, and ratios are of these. CPU seconds are
 //! those of the whole process, both ends and the kernel's work for them.
 
+mod beats;
 mod common;
 mod fair;
 mod messages;

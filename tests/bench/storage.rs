@@ -1,5 +1,5 @@
 //! One stream by storage, a small session beside it, and what the medium gives to one that writes
-//! and one that reads at the same time. The medium is a file in the folder for temporary files
+//! and one that reads at the same time; then, once more, with beats beside it. The medium is a file in the folder for temporary files
 //! (`TMPDIR`), opened with O_DIRECT where that is possible.
 
 use std::{
@@ -10,7 +10,10 @@ use std::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use volumes::{BenchOptions, bench};
 
-use crate::common::{Kind, Plan, Took, Watch, between, least};
+use crate::{
+    beats::{self, Beats, Late},
+    common::{Any, Kind, Plan, Took, Watch, between, between_nodes, least, nodes},
+};
 
 const BYTES: usize = 512 << 20;
 const PIECE: usize = 256 << 10;
@@ -55,6 +58,74 @@ pub(crate) fn run(plan: &Plan) {
             o.p99,
         );
     }
+    let mut late = Late::default();
+    for _ in 0..plan.rounds.max(1) {
+        let more = round_of_beats();
+        late.written.extend(more.written);
+        late.seen.extend(more.seen);
+    }
+    let (mut written, mut seen) = (late.written, late.seen);
+    println!(
+        "  a beat every {} ms beside it, {} of them, after it was due: written p50 {:.1} p99 {:.1}, \
+         seen by its reader p50 {:.1} p99 {:.1} ms",
+        beats::EVERY.as_millis(),
+        written.len(),
+        percentile(&mut written, 50),
+        percentile(&mut written, 99),
+        percentile(&mut seen, 50),
+        percentile(&mut seen, 99),
+    );
+}
+
+fn percentile(values: &mut [f64], percent: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().checked_sub(1).expect("at least one value");
+    values[last * percent / 100]
+}
+
+/// The stream alone, and beats beside it.
+fn round_of_beats() -> Late {
+    let nodes = nodes(&beats::NODES);
+    let beats = Beats::start(&nodes);
+    let late = between_nodes(
+        Kind::Storage,
+        Some(&nodes),
+        1,
+        async |mut streams| {
+            let mut bulk = streams.remove(0);
+            write_bulk(&mut bulk).await;
+            let mut rest = Vec::new();
+            let _ = bulk.read_to_end(&mut rest).await;
+        },
+        async |mut streams| {
+            let mut bulk = streams.remove(0);
+            let mark = beats.mark();
+            read_bulk(&mut bulk).await;
+            let late = mark.late();
+            let _ = bulk.shutdown().await;
+            late
+        },
+    );
+    beats.stop();
+    late.1
+}
+
+async fn write_bulk(bulk: &mut Any) {
+    let piece = vec![7; PIECE];
+    for _ in 0..BYTES / PIECE {
+        bulk.write_all(&piece).await.expect("a stream that takes bytes");
+    }
+    bulk.shutdown().await.expect("an end");
+}
+
+async fn read_bulk(bulk: &mut Any) {
+    let mut buffer = vec![0; PIECE];
+    let mut left = BYTES;
+    while left > 0 {
+        let n = bulk.read(&mut buffer).await.expect("a stream that gives bytes");
+        assert!(n > 0, "it ended early, {left} bytes left");
+        left -= n;
+    }
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -79,11 +150,7 @@ fn round(kind: Kind) -> Outcome {
                 }
                 let _ = small.shutdown().await;
             });
-            let piece = vec![7; PIECE];
-            for _ in 0..BYTES / PIECE {
-                bulk.write_all(&piece).await.expect("a stream that takes bytes");
-            }
-            bulk.shutdown().await.expect("an end");
+            write_bulk(&mut bulk).await;
             beats.await.expect("a task that ends");
             let mut rest = Vec::new();
             let _ = bulk.read_to_end(&mut rest).await;
@@ -99,26 +166,18 @@ fn round(kind: Kind) -> Outcome {
                 }
                 ages
             });
-            let mut buffer = vec![0; PIECE];
-            let mut left = BYTES;
             let watch = Watch::start();
-            while left > 0 {
-                let n = bulk.read(&mut buffer).await.expect("a stream that gives bytes");
-                assert!(n > 0, "it ended early, {left} bytes left");
-                left -= n;
-            }
+            read_bulk(&mut bulk).await;
             let took = watch.stop();
             STOP.store(true, Relaxed);
             let _ = bulk.shutdown().await;
             (took, ages.await.expect("a task that ends"))
         },
     );
-    ages.sort_by(f64::total_cmp);
-    let at = |percent: usize| ages[(ages.len() - 1) * percent / 100];
     Outcome {
         took,
-        p50: at(50),
-        p99: at(99),
+        p50: percentile(&mut ages, 50),
+        p99: percentile(&mut ages, 99),
         raw_mb_s: medium.raw_mb_s,
         record_mb_s: medium.record_mb_s,
     }
