@@ -1,26 +1,49 @@
 //! Frames in a stream of bytes: a u32 length in network order, then the frame.
 //!
 //! ```text
-//!   socket ─ readv ─┬─> the frame that has begun          ─> take
-//!                   └─> scratch: what follows it, cut here ─> take, or begins the next
+//!   socket ─ read ─┬─> a large frame that has begun, and the first bytes behind it ─> take
+//!                  └─> scratch: cut here ─> take, or begins a frame
 //! ```
 //!
 //! A large frame is read into memory of its own, which the core then keeps: its bytes are not
-//! copied. Small frames come many in a read, and are.
+//! copied, and nothing is written there before them. Small frames come many in a read, and are
+//! copied.
 //!
 //! Awkward cases: a frame may come in any number of pieces; a length that no frame has, or a first
 //! byte of another version, means that whoever sends is none of us.
 
-use std::io::{self, IoSliceMut, Read};
+use std::io::{self, Read};
+
+use mio::net::TcpStream;
+use rustix::buffer::spare_capacity;
 
 /// Longest frame: a super-packet of 64 KiB and what sealing adds.
 pub(super) const FRAME_BYTES_MAX: usize = 70_000;
 /// No sealed frame or handshake is shorter.
 const FRAME_BYTES_MIN: usize = 16;
-/// With more than this missing of a frame, little is read of what follows it.
+/// A frame longer than this has memory of its own from the start.
 const LARGE: usize = 16 << 10;
-/// So much, in bytes: the length of the next frame, and its beginning.
+/// Behind a large frame so much is read at a time, in bytes: the length of the next frame and its
+/// beginning, which are copied.
 const BEHIND_LARGE: usize = 4 << 10;
+
+/// Where bytes come from.
+pub(super) trait Source {
+    /// Reads into `into`; zero is the end.
+    fn fill(&mut self, into: &mut [u8]) -> io::Result<usize>;
+    /// Reads behind what `into` holds, at most into the memory it has; zero is the end.
+    fn append(&mut self, into: &mut Vec<u8>) -> io::Result<usize>;
+}
+
+impl Source for TcpStream {
+    fn fill(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.read(into)
+    }
+
+    fn append(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+        Ok(rustix::io::read(&*self, spare_capacity(into))?)
+    }
+}
 
 /// Cuts a stream of bytes into frames.
 #[derive(Debug, Default)]
@@ -28,9 +51,11 @@ pub(super) struct Framer {
     /// The length of the next frame, as far as it came.
     length: [u8; 4],
     length_came: usize,
-    /// A frame whose end has not come yet, in its full length, and how much of it came.
+    /// What came of a frame whose end has not come yet, and its length.
     frame: Vec<u8>,
-    came: usize,
+    whole: usize,
+    /// The last frame was large: the next one will be, too.
+    large: bool,
 }
 
 /// The bytes are not length-framed frames.
@@ -50,45 +75,38 @@ impl Framer {
     /// Reads once, and hands each frame that is whole to `take`.
     pub(super) fn read(
         &mut self,
-        from: &mut impl Read,
+        from: &mut impl Source,
         scratch: &mut [u8],
         take: &mut dyn FnMut(Vec<u8>),
     ) -> io::Result<Got> {
-        let missing = self.frame.len() - self.came;
-        let behind = if missing > LARGE { BEHIND_LARGE.min(scratch.len()) } else { scratch.len() };
-        let scratch = &mut scratch[..behind];
-        let n = if missing == 0 {
-            from.read(scratch)?
+        let (n, room, frames);
+        if self.whole > LARGE {
+            room = self.frame.capacity() - self.frame.len();
+            n = from.append(&mut self.frame)?;
+            let behind = self.frame.split_off(self.frame.len().min(self.whole));
+            frames = self.finish(take).and_then(|first| Ok(first + self.push(&behind, take)?));
         } else {
-            let begun = IoSliceMut::new(&mut self.frame[self.came..]);
-            from.read_vectored(&mut [begun, IoSliceMut::new(scratch)])?
-        };
+            room = if self.large { BEHIND_LARGE.min(scratch.len()) } else { scratch.len() };
+            n = from.fill(&mut scratch[..room])?;
+            frames = self.push(&scratch[..n], take);
+        }
         if n == 0 {
             return Ok(Got::End);
         }
-        let drained = n < missing + behind;
-        self.came += n.min(missing);
-        let frames = self.whole(take).and_then(|first| {
-            let rest = self.push(&scratch[..n - n.min(missing)], take)?;
-            Ok(first + rest)
-        });
-        Ok(frames.map_or(Got::End, |frames| Got::Frames(frames, drained)))
+        Ok(frames.map_or(Got::End, |frames| Got::Frames(frames, n < room)))
     }
 
     /// Hands on the frame that was begun, if it is whole.
-    fn whole(&mut self, take: &mut dyn FnMut(Vec<u8>)) -> Result<usize, NotAFrame> {
+    fn finish(&mut self, take: &mut dyn FnMut(Vec<u8>)) -> Result<usize, NotAFrame> {
         // High half of the first byte: the version of the wire format, the same in all kinds.
         const VERSION: u8 = failover::wire::FIRST_BYTE_BEAT >> 4;
-        if self.came == 0 {
-            return Ok(0);
+        match self.frame.first() {
+            None => return Ok(0),
+            Some(first) if first >> 4 != VERSION => return Err(NotAFrame),
+            Some(_) if self.frame.len() < self.whole => return Ok(0),
+            Some(_) => {}
         }
-        if self.frame[0] >> 4 != VERSION {
-            return Err(NotAFrame);
-        }
-        if self.came < self.frame.len() {
-            return Ok(0);
-        }
-        self.came = 0;
+        self.whole = 0;
         take(std::mem::take(&mut self.frame));
         Ok(1)
     }
@@ -101,25 +119,30 @@ impl Framer {
     ) -> Result<usize, NotAFrame> {
         let mut frames = 0;
         while !bytes.is_empty() {
-            if self.frame.is_empty() {
+            if self.whole == 0 {
                 let (now, later) = bytes.split_at(bytes.len().min(4 - self.length_came));
                 self.length[self.length_came..][..now.len()].copy_from_slice(now);
                 self.length_came += now.len();
                 bytes = later;
                 if self.length_came == 4 {
                     self.length_came = 0;
-                    self.frame = vec![0; checked(self.length)?];
+                    self.begin(checked(self.length)?);
                 }
                 continue;
             }
-            let missing = self.frame.len() - self.came;
+            let missing = self.whole - self.frame.len();
             let (now, later) = bytes.split_at(bytes.len().min(missing));
-            self.frame[self.came..][..now.len()].copy_from_slice(now);
-            self.came += now.len();
+            self.frame.extend_from_slice(now);
             bytes = later;
-            frames += self.whole(take)?;
+            frames += self.finish(take)?;
         }
         Ok(frames)
+    }
+
+    fn begin(&mut self, length: usize) {
+        self.large = length > LARGE;
+        self.whole = length;
+        self.frame = Vec::with_capacity(if self.large { length + BEHIND_LARGE } else { length });
     }
 }
 
@@ -142,21 +165,18 @@ mod tests {
     /// Gives at most so many bytes at a time.
     struct Drip<'a>(&'a [u8], usize);
 
-    impl Read for Drip<'_> {
-        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+    impl Source for Drip<'_> {
+        fn fill(&mut self, into: &mut [u8]) -> io::Result<usize> {
             let most = into.len().min(self.1);
             self.0.read(&mut into[..most])
         }
 
-        fn read_vectored(&mut self, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-            let mut left = self.1;
-            let mut all = 0;
-            for slice in into {
-                let most = slice.len().min(left);
-                let n = self.0.read(&mut slice[..most])?;
-                (left, all) = (left - n, all + n);
-            }
-            Ok(all)
+        fn append(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+            let most = self.1.min(into.capacity() - into.len()).min(self.0.len());
+            let (now, later) = self.0.split_at(most);
+            into.extend_from_slice(now);
+            self.0 = later;
+            Ok(most)
         }
     }
 
@@ -184,6 +204,48 @@ mod tests {
                 assert_eq!(got, want, "pieces of {piece}");
                 assert_eq!(counted, want.len());
             }
+        }
+    }
+
+    /// Counts what passes through scratch.
+    struct Counted<'a>(Drip<'a>, usize);
+
+    impl Source for Counted<'_> {
+        fn fill(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let n = self.0.fill(into)?;
+            self.1 += n;
+            Ok(n)
+        }
+
+        fn append(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+            self.0.append(into)
+        }
+    }
+
+    #[test]
+    fn large_frames_are_read_where_they_stay() {
+        let bytes: Vec<u8> = (0..10).flat_map(|tag| framed(65_000, tag)).collect();
+        // Also when the bytes come in pieces that end anywhere.
+        for piece in [5_000, 32_768, 65_536, bytes.len()] {
+            let mut from = Counted(Drip(&bytes, piece), 0);
+            let (mut framer, mut scratch) = (Framer::default(), vec![0; 64 << 10]);
+            // The first read cannot know what comes.
+            assert!(matches!(
+                framer.read(&mut from, &mut scratch, &mut |_| {}),
+                Ok(Got::Frames(..))
+            ));
+            let first = std::mem::take(&mut from.1);
+            assert!(first <= piece.min(64 << 10));
+            let mut frames = 0;
+            let mut reads = 0;
+            while let Ok(Got::Frames(..)) =
+                framer.read(&mut from, &mut scratch, &mut |_| frames += 1)
+            {
+                reads += 1;
+            }
+            assert!(frames >= 9, "{frames}");
+            assert!(from.1 <= 10 * BEHIND_LARGE, "{} bytes were copied", from.1);
+            assert!(reads <= 2 * (bytes.len() / piece) + 20, "{reads} reads");
         }
     }
 
