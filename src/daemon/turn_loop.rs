@@ -497,7 +497,7 @@ impl TurnLoop {
         }
         let facts = planes.udp.as_ref().is_some_and(Udp::has_facts)
             || planes.tcp.as_ref().is_some_and(Tcp::has_facts)
-            || planes.pipes.as_ref().is_some_and(Pipes::has_facts)
+            || planes.pipes.as_ref().is_some_and(Pipes::has_awaited_facts)
             || planes.store.as_ref().is_some_and(StorePlane::has_refusals)
             || self.parts.counter.has_orders()
             || self.parts.counter.is_hungry();
@@ -516,7 +516,7 @@ impl TurnLoop {
         if let Some(pipes) = &mut planes.pipes {
             pipes.flush(now);
             next = next.min(pipes.next(now));
-            if pipes.has_facts() {
+            if pipes.has_awaited_facts() {
                 return now;
             }
         }

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use failover::{NetworkFact, NodeId, Time};
 use mio::{Registry, Token};
 
-use super::outgoing::Outgoing;
+use super::{framing::FRAME_BYTES_MAX, outgoing::Outgoing};
 
 /// Bytes a pipe holds.
 const BUFFER_BYTES_MAX: usize = 512 << 10;
@@ -40,6 +40,8 @@ pub(crate) struct Pipes {
     listen: SocketAddr,
     pipes: BTreeMap<NodeId, Pipe>,
     facts: Vec<NetworkFact>,
+    /// The core waits for one of them.
+    awaited: bool,
 }
 
 #[derive(Debug)]
@@ -116,7 +118,14 @@ impl Pipe {
 impl Pipes {
     /// Uses the tokens from `first_token` on, one per node id.
     pub(crate) fn new(registry: Registry, first_token: usize, listen: SocketAddr) -> Self {
-        Self { registry, first_token, listen, pipes: BTreeMap::new(), facts: Vec::new() }
+        Self {
+            registry,
+            first_token,
+            listen,
+            pipes: BTreeMap::new(),
+            facts: Vec::new(),
+            awaited: false,
+        }
     }
 
     /// Who may be sent to. Pipes to others end; those whose endpoints changed start anew.
@@ -128,7 +137,7 @@ impl Pipes {
             self.pipes.insert(peer, kept.unwrap_or_else(|| Pipe::new(endpoints)));
             if fresh {
                 self.facts.push(NetworkFact::PipeBroke { peer });
-                self.tell(peer);
+                self.tell(peer, true);
             }
         }
     }
@@ -139,11 +148,14 @@ impl Pipes {
 
     /// What the core is to know.
     pub(crate) fn facts(&mut self) -> impl Iterator<Item = NetworkFact> + use<> {
+        self.awaited = false;
         std::mem::take(&mut self.facts).into_iter()
     }
 
-    pub(crate) fn has_facts(&self) -> bool {
-        !self.facts.is_empty()
+    /// The core is to know something before the loop sleeps. Other facts have time until the next
+    /// turn.
+    pub(crate) const fn has_awaited_facts(&self) -> bool {
+        self.awaited
     }
 
     /// Takes one frame. The core never hands over more than it was told is taken.
@@ -159,8 +171,10 @@ impl Pipes {
         pipe.queue.push_back((length.to_be_bytes(), frame));
     }
 
-    fn tell(&mut self, peer: NodeId) {
+    fn tell(&mut self, peer: NodeId, broke: bool) {
         if let Some(pipe) = self.pipes.get_mut(&peer) {
+            // With room for a frame left the core did not stop for want of it.
+            self.awaited |= broke || pipe.told < FRAME_BYTES_MAX;
             pipe.told = pipe.room();
             self.facts.push(NetworkFact::PipeTakes { peer, bytes: pipe.told });
         }
@@ -179,7 +193,7 @@ impl Pipes {
         if let Err(error) = pipe.drive(now, self.listen, (&self.registry, token)) {
             self.end(now, peer, &error);
         } else if pipe.room() >= pipe.told + TELL_BYTES {
-            self.tell(peer);
+            self.tell(peer, false);
         }
     }
 
@@ -190,7 +204,7 @@ impl Pipes {
         pipe.queue.clear();
         (pipe.written, pipe.bytes) = (0, 0);
         self.facts.push(NetworkFact::PipeBroke { peer });
-        self.tell(peer);
+        self.tell(peer, true);
     }
 
     /// Something happened at a token.
@@ -268,6 +282,7 @@ mod tests {
         let got = reader.join().unwrap();
         assert_eq!(got, (0..7).map(|tag| (60_000, tag, tag)).collect::<Vec<_>>());
         assert_eq!(takes(pipes.facts()).pop(), Some(Some(BUFFER_BYTES_MAX)));
+        assert!(!pipes.has_awaited_facts());
         // The reader is gone: whatever was given to the connection may be.
         let start = Instant::now();
         let mut facts = Vec::new();
@@ -276,5 +291,39 @@ mod tests {
             facts = takes(pipes.facts());
         }
         assert_eq!(facts, [None, Some(BUFFER_BYTES_MAX)]);
+    }
+
+    /// Room of which the core had enough can wait; room it stopped for cannot.
+    #[test]
+    fn the_core_is_told_of_room_at_once_only_when_it_waits_for_it() {
+        let poll = mio::Poll::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut pipes = Pipes::new(poll.registry().try_clone().unwrap(), 10, at);
+        pipes.set_peers([(peer(), vec![at])].into_iter());
+        assert!(pipes.has_awaited_facts(), "it knows of none yet");
+        let reader = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut buffer = vec![0; 1 << 20];
+            while stream.read(&mut buffer).is_ok_and(|n| n > 0) {}
+        });
+        for awaited in [false, true] {
+            let told = takes(pipes.facts()).pop().flatten().unwrap();
+            assert!(!pipes.has_awaited_facts());
+            let mut left = if awaited { told - 1000 } else { told / 4 };
+            while left > 0 {
+                let frame = left.min(60_000);
+                pipes.put(Time(1), peer(), vec![1; frame].into());
+                left -= frame;
+            }
+            let start = Instant::now();
+            while !pipes.pipes[&peer()].queue.is_empty() {
+                assert!(start.elapsed() < Duration::from_secs(10), "it stands still");
+                pipes.flush(Time(1));
+            }
+            assert_eq!(pipes.has_awaited_facts(), awaited, "told {told}");
+        }
+        drop(pipes);
+        reader.join().unwrap();
     }
 }
