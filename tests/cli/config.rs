@@ -147,7 +147,7 @@ fn contradictions_name_both_places() {
         ("volume =", "send = \"a\"\nvolume =", "both `volume` and `send`"),
         ("volume =", "receive = { bta = \"r\" }\nsend =", "no peer is named `bta`"),
         ("volume =", "receive = { beta = \"/dev/null\" }\nsend =", "is read from the volume we"),
-        ("\"/dev/null\"", "\"s3://b/v\"", "`s3://` is not known here"),
+        ("\"/dev/null\"", "\"gs://b/v\"", "`gs://` is not known here"),
         ("\"/dev/null\"", "\"nbd://h:0/v\"", "`0` is no port"),
         ("\"/dev/null\"", "\"nbds://h/v\"", "add ?tls-certificates=DIR"),
         ("10.98.0.1/24", "10.98.0.0/24", "`10.98.0.0` is the network itself in a /24"),
@@ -186,7 +186,7 @@ fn replicas_are_checked_like_everything_else() {
         (good.replace("from", "form"), "unknown key `form` in [[replicate]] number 1"),
         (good.replace("from = \"/dev/null\"\n", ""), "[[replicate]] number 1 needs `from`"),
         (good.replace("\"b\"", "\"\""), "an empty path"),
-        (good.replace("\"b\"", "\"s3://b\""), "`s3://` is not known here"),
+        (good.replace("\"b\"", "\"gs://b\""), "`gs://` is not known here"),
         (good.replace("\"/dev/null\"", "\"./b\""), "a replica needs a medium of its own"),
         (good.replace("\"b\"", "\"/dev/null\""), "`to` is the same place as `from`"),
         (

@@ -120,7 +120,7 @@ fn an_export_is_a_volume_like_any_other() {
     assert_eq!((done.code, done.stdout.ends_with("\nok\n")), (0, true), "{done:?}");
     let done = room.run(&["volume", "bench", &url, "--duration", "300ms"]);
     assert!(done.code == 0 && done.stdout.contains("half within"), "{done:?}");
-    for (wrong, word) in [("s3://bucket/x", "`s3://` is not known"), ("nbd://h:0/x", "no port")] {
+    for (wrong, word) in [("gs://bucket/x", "`gs://` is not known"), ("nbd://h:0/x", "no port")] {
         let done = room.run(&["volume", "inspect", wrong]);
         assert!(done.code == 2 && done.stderr.contains(word), "{done:?}");
     }
