@@ -3,7 +3,8 @@
 //! `nbd [HOST:PORT | /SOCKET]`; without a server it starts nbdkit with memory, once on a socket and
 //! once on TCP. Rounds of both alternate; latencies are medians, bandwidths the best of all rounds.
 //! The raw loop has one request in flight, and so has ours, except where two threads are named: there
-//! ours shares one connection and the raw loop has two.
+//! one of each reads while the other writes, the raw ones with a connection each, and ours with what it
+//! opened itself.
 #![allow(clippy::disallowed_methods, reason = "a benchmark may start its server")]
 
 use std::io::{IoSlice, Read, Write};
@@ -99,7 +100,7 @@ fn measure(at: &str) -> Result<(), Fail> {
         format!("nbd://{at}/")
     };
     let device = open(&NbdUrl::parse(&url)?, &Options::new(true))?;
-    println!("{url}");
+    println!("{url} connections: {}", device.connections());
     let pool = Pool::new();
     let mut raw = Raw::connect(at)?;
     let mut buf = pool.take_len(4096);

@@ -54,6 +54,7 @@ fn nbdkit_under_tls_conforms_by_socket_and_by_tcp() {
     for at in [At::Unix(dir.join("s")), At::free_port()] {
         let _server = nbdkit(&at, &pki, "require", &[]);
         let device = connect(&at.secure("", &pki.anonymous, None)).unwrap();
+        assert_eq!(device.connections(), 2, "both under TLS, or the server refuses");
         conformance::run(&device).unwrap();
         // One MiB in both directions at once, more than the socket takes.
         std::thread::scope(|scope| {

@@ -4,6 +4,7 @@
 pub mod loops;
 pub mod mutate;
 pub mod pair;
+pub mod proxy;
 pub mod s3;
 pub mod servers;
 pub mod threads;

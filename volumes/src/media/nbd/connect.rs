@@ -79,7 +79,7 @@ pub(super) fn connect(url: &NbdUrl, o: &Options) -> Result<Link, NbdError> {
             volume = %at,
             "this NBD server does not promise that its other clients see what is written here \
              (no multi-conn): fine if it has no cache of its own per client; for qemu-nbd give \
-             --shared with the number of nodes"
+             --shared 0"
         );
     }
     let deadlines = Deadlines {

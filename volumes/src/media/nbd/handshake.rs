@@ -11,6 +11,7 @@
 //! asked the old way; replies to an option may go on for ever, so they are counted.
 
 use super::wire::shown;
+use super::{BLOCK_BYTES_MIN, REQUEST_BYTES_MAX};
 
 const MAGIC: u64 = 0x4e42_444d_4147_4943;
 const NEW_STYLE: u64 = 0x4948_4156_454f_5054;
@@ -70,6 +71,17 @@ impl Export {
 
     pub(crate) fn multi_conn(&self) -> bool {
         self.flags & 256 != 0
+    }
+
+    /// The smallest unit we ask for.
+    pub(crate) fn block(&self) -> u32 {
+        self.block_min.max(BLOCK_BYTES_MIN)
+    }
+
+    /// What goes into one request.
+    pub(crate) fn piece(&self) -> usize {
+        let (block, most) = (self.block(), self.request_max.min(REQUEST_BYTES_MAX));
+        (most / block * block).max(block) as usize
     }
 }
 

@@ -23,7 +23,7 @@ use super::wire::{self, Command, Head, WireError};
 use crate::event::{IoFault, IoFaultKind};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Requests that nobody waits for any more; a server that keeps so many is of no use.
@@ -47,6 +47,8 @@ pub(super) struct Link {
     sending: Mutex<()>,
     book: Mutex<Book>,
     ended: AtomicBool,
+    /// Ends when this one does.
+    partner: OnceLock<Weak<Self>>,
 }
 
 /// Why a connection must end.
@@ -69,7 +71,13 @@ impl Link {
             sending: Mutex::new(()),
             book: Mutex::new(Book::new()),
             ended: AtomicBool::new(false),
+            partner: OnceLock::new(),
         }
+    }
+
+    /// From here on the end of this one is the end of that one, too.
+    pub(super) fn bind(&self, partner: &Arc<Self>) {
+        let _ = self.partner.set(Arc::downgrade(partner));
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -92,7 +100,18 @@ impl Link {
             Command::Flush => self.deadlines.flush,
             _ => self.deadlines.request,
         };
-        let until = Instant::now() + patience;
+        self.call_until(command, offset, data, into, Instant::now() + patience)
+    }
+
+    /// The same with a deadline of its own.
+    pub(super) fn call_until(
+        &self,
+        command: Command,
+        offset: u64,
+        data: &[u8],
+        into: &mut [u8],
+        until: Instant,
+    ) -> Result<(), IoFault> {
         let cookie = self.begin(command, offset, data.len().max(into.len()))?;
         if let Err(fault) = self.send(command, cookie, offset, data, into.len(), until) {
             self.lock().open.remove(&cookie);
@@ -269,8 +288,9 @@ impl Link {
     /// Nothing works any more; everyone is told why. The first reason counts, and is returned.
     pub(super) fn end(&self, why: &str) -> IoFault {
         let mut book = self.lock();
-        let why = format!("connection lost: {why}");
-        let fault = book.ended.get_or_insert_with(|| IoFault::new(IoFaultKind::Gone, why)).clone();
+        let is_news = book.ended.is_none();
+        let lost = || IoFault::new(IoFaultKind::Gone, format!("connection lost: {why}"));
+        let fault = book.ended.get_or_insert_with(lost).clone();
         // SYNC: pairs with the load in `has_ended`.
         self.ended.store(true, Ordering::Release);
         book.open.retain(|_, open| open.thread.is_some());
@@ -283,6 +303,9 @@ impl Link {
         }
         drop(book);
         self.transport.shutdown();
+        if let Some(partner) = self.partner.get().filter(|_| is_news).and_then(Weak::upgrade) {
+            partner.end(why);
+        }
         fault
     }
 

@@ -1,15 +1,15 @@
 //! A medium behind a network block device server, without the kernel's client and without root.
 //!
 //! ```text
-//!   Connector: one per attached volume -> registry: one connection per URL and process -> Link
-//!   NbdDevice: whole blocks, split to what the server takes --------------------------------^
+//!   Connector: one per attached volume -> registry: one pair per URL and process -> Link, Link
+//!   NbdDevice: whole blocks, split to what the server takes --------------------------^
 //! ```
 //!
-//! One connection for all threads of a process, whatever the server promises: the keeper's look at the
-//! superblock then proves what the flusher writes to, and a flush covers all writes also where the
-//! server does not announce multi-conn. A connection that ended is never revived: its devices answer
-//! [`Gone`](IoFaultKind::Gone) until they are opened anew, which makes the runtime look at the
-//! superblock before it writes.
+//! One connection for all threads of a process that write, flush and look at the superblock: the
+//! keeper's look then proves what the flusher writes to, and a flush covers all writes. Other reads
+//! have one of their own where the server announces multi-conn (see `pair`). When one of them ends, so
+//! does the other, and none is ever revived: their devices answer [`Gone`](IoFaultKind::Gone) until
+//! they are opened anew, which makes the runtime look at the superblock before it writes.
 //!
 //! Awkward cases: a write that timed out may still land, as on every medium behind a network; a
 //! server without FLUSH promises nothing about a loss of power, so it is refused for writing; FUA is
@@ -20,6 +20,7 @@ mod book;
 mod connect;
 mod handshake;
 mod link;
+mod pair;
 mod receiver;
 mod registry;
 mod tls;
@@ -36,7 +37,7 @@ use crate::event::{IoFault, IoFaultKind};
 use crate::format::bytes::to_usize;
 use crate::log::receive::short_read;
 use crate::pace::Class;
-use link::Link;
+use pair::Pair;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +90,10 @@ impl Options {
 pub enum NbdError {
     #[error("{at}: cannot connect: {detail}; is the server running, and is the address right?")]
     Connect { at: String, detail: String },
-    #[error("{at}: the server did not finish the handshake within {waited_ms} ms")]
+    #[error(
+        "{at}: the server did not finish the handshake within {waited_ms} ms; it may hang, or have \
+         as many connections as it takes (`--shared` of qemu-nbd)"
+    )]
     Silent { at: String, waited_ms: u128 },
     #[error("{at}: {source}")]
     Handshake { at: String, source: HandshakeError },
@@ -144,17 +148,17 @@ impl NbdError {
     }
 }
 
-/// An open export. Clones share the connection.
+/// An open export. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct NbdDevice {
-    link: Arc<Link>,
+    pair: Arc<Pair>,
     write: bool,
 }
 
-/// Opens a connection of its own; [`Connector`] shares one.
+/// Opens connections of its own; [`Connector`] shares them.
 pub fn open(url: &NbdUrl, o: &Options) -> Result<NbdDevice, NbdError> {
-    let link = connect::connect(url, o)?;
-    Ok(NbdDevice { link: Arc::new(link), write: o.write })
+    let pair = pair::connect(url, o, false)?;
+    Ok(NbdDevice { pair: Arc::new(pair), write: o.write })
 }
 
 impl NbdDevice {
@@ -162,25 +166,24 @@ impl NbdDevice {
     /// same bytes.
     #[must_use]
     pub fn multi_conn(&self) -> bool {
-        self.link.export.multi_conn()
+        self.pair.export().multi_conn()
     }
 
     /// Whether reads are answered in chunks, with words for errors.
     #[must_use]
     pub fn structured(&self) -> bool {
-        self.link.export.structured
+        self.pair.export().structured
     }
 
     #[must_use]
     pub fn read_only(&self) -> bool {
-        self.link.export.read_only()
+        self.pair.export().read_only()
     }
 
-    /// What goes into one request.
-    fn piece(&self) -> usize {
-        let block = self.logical_block();
-        let most = self.link.export.request_max.min(REQUEST_BYTES_MAX);
-        (most / block * block).max(block) as usize
+    /// Two when reads have one of their own.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.pair.connections()
     }
 
     fn check(&self, what: Command, offset: u64, len: usize) -> Result<(), IoFault> {
@@ -209,19 +212,19 @@ impl BlockDevice for NbdDevice {
     /// Whole blocks: what remains behind them cannot be used.
     fn size(&self) -> u64 {
         let block = u64::from(self.logical_block());
-        self.link.export.size / block * block
+        self.pair.export().size / block * block
     }
 
     fn logical_block(&self) -> u32 {
-        self.link.export.block_min.max(BLOCK_BYTES_MIN)
+        self.pair.export().block()
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), IoFault> {
         self.check(Command::Read, offset, buf.len())?;
-        let mut at = offset;
-        for piece in buf.chunks_mut(self.piece()) {
+        let (link, mut at) = (self.pair.reads(offset), offset);
+        for piece in buf.chunks_mut(link.export.piece()) {
             let len = piece.len() as u64;
-            self.link.call(Command::Read, at, b"", piece)?;
+            link.call(Command::Read, at, b"", piece)?;
             at += len;
         }
         Ok(())
@@ -233,20 +236,20 @@ impl BlockDevice for NbdDevice {
             return Err(IoFault::new(IoFaultKind::ReadOnly, detail));
         }
         self.check(Command::Write, offset, data.len())?;
-        let mut at = offset;
-        for piece in data.chunks(self.piece()) {
-            self.link.call(Command::Write, at, piece, &mut [])?;
+        let (link, mut at) = (self.pair.first(), offset);
+        for piece in data.chunks(link.export.piece()) {
+            link.call(Command::Write, at, piece, &mut [])?;
             at += piece.len() as u64;
         }
         Ok(())
     }
 
     fn flush(&self) -> Result<(), IoFault> {
-        if !self.link.export.can_flush() {
+        if !self.pair.export().can_flush() {
             // Opened for reading, or it would have been refused: nothing of ours to keep.
             return Ok(());
         }
-        self.link.call(Command::Flush, 0, b"", &mut [])
+        self.pair.first().call(Command::Flush, 0, b"", &mut [])
     }
 
     fn class(&self) -> Class {
@@ -254,6 +257,6 @@ impl BlockDevice for NbdDevice {
     }
 
     fn still_there(&self) -> bool {
-        !self.link.has_ended()
+        !self.pair.has_ended()
     }
 }

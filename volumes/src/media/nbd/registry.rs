@@ -1,4 +1,4 @@
-//! One connection per URL in a process, and one attempt at a time to make it.
+//! One connection (or pair) per URL in a process, and one attempt at a time to make it.
 //!
 //! ```text
 //!   flusher, reader, keeper -> Connector -> slot of the URL -> live? it : connecting? wait : connect
@@ -9,14 +9,17 @@
 //! behind it; after a failure there is a pause, in which the failure is the answer; what is found
 //! after a reconnect must be as large as what was there before.
 
-use super::link::Link;
-use super::{BlockDevice, NbdDevice, NbdError, NbdUrl, Options, connect};
+use super::pair::{self, Pair};
+use super::{BlockDevice, NbdDevice, NbdError, NbdUrl, Options};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A server that returns is found within this time; an attempt costs a refused connection.
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// A server that refused a second connection is not asked again for so long.
+const SINGLE_FOR: Duration = Duration::from_secs(60);
 
 type Key = (NbdUrl, Options);
 
@@ -30,9 +33,10 @@ struct Slot {
 
 #[derive(Debug, Default)]
 struct State {
-    link: Weak<Link>,
+    pair: Weak<Pair>,
     connecting: bool,
     failed: Option<Failure>,
+    single_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -47,10 +51,10 @@ impl Slot {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn link(&self, (url, o): &Key) -> Result<Arc<Link>, NbdError> {
+    fn pair(&self, (url, o): &Key) -> Result<Arc<Pair>, NbdError> {
         let mut state = self.lock();
         if state.connecting {
-            let patience = o.connect_deadline + PAUSE_MAX;
+            let patience = 2 * o.connect_deadline + PAUSE_MAX;
             let waited = self.changed.wait_timeout_while(state, patience, |s| s.connecting);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             if state.connecting {
@@ -58,23 +62,27 @@ impl Slot {
                 return Err(NbdError::Silent { at: url.to_string(), waited_ms });
             }
         }
-        if let Some(link) = state.link.upgrade().filter(|link| !link.has_ended()) {
-            return Ok(link);
+        if let Some(pair) = state.pair.upgrade().filter(|pair| !pair.has_ended()) {
+            return Ok(pair);
         }
         let pause = match &state.failed {
             Some(f) if Instant::now() < f.until => return Err(f.error.clone()),
             Some(f) => (f.pause * 2).min(PAUSE_MAX),
             None => PAUSE_MIN,
         };
+        let single = state.single_until.is_some_and(|until| Instant::now() < until);
         state.connecting = true;
         drop(state);
-        let made = connect::connect(url, o).map(Arc::new);
+        let made = pair::connect(url, o, single).map(Arc::new);
         let mut state = self.lock();
         state.connecting = false;
         match &made {
-            Ok(link) => {
-                state.link = Arc::downgrade(link);
+            Ok(pair) => {
+                state.pair = Arc::downgrade(pair);
                 state.failed = None;
+                if pair.was_refused() {
+                    state.single_until = Some(Instant::now() + SINGLE_FOR);
+                }
             }
             Err(e) => {
                 let until = Instant::now() + pause;
@@ -89,7 +97,7 @@ impl Slot {
     fn is_idle(&self) -> bool {
         let state = self.lock();
         let paused = state.failed.as_ref().is_some_and(|f| Instant::now() < f.until);
-        !state.connecting && !paused && state.link.strong_count() == 0
+        !state.connecting && !paused && state.pair.strong_count() == 0
     }
 }
 
@@ -114,8 +122,8 @@ impl Connector {
     }
 
     pub fn open(&self) -> Result<NbdDevice, NbdError> {
-        let link = slot(&self.key).link(&self.key)?;
-        let device = NbdDevice { link, write: self.key.1.write };
+        let pair = slot(&self.key).pair(&self.key)?;
+        let device = NbdDevice { pair, write: self.key.1.write };
         let is = (device.size(), device.logical_block());
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let was = *seen.get_or_insert(is);
