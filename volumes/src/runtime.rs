@@ -390,6 +390,11 @@ impl Shared {
                     self.set_reason(None);
                     self.writer.notify();
                 }
+                Fact::Recovered => {
+                    let now = (self.clock)();
+                    self.reader.wake(|r| r.retry_now(now));
+                    self.writer.wake(Writer::retry_now);
+                }
                 Fact::Fenced { why } => self.set_reason(Some(why.to_string())),
                 Fact::ClaimRefused { error } => self.set_reason(Some(error.to_string())),
                 _ => {}

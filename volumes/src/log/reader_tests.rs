@@ -533,6 +533,32 @@ fn errors_back_off_and_skip_nothing_while_the_table_is_not_read() {
 }
 
 #[test]
+fn what_failed_for_long_is_looked_at_when_the_medium_answers_again() {
+    let mut b = Bench::at_start();
+    b.reader.set_mode(b.now, Mode::Standby { interval: 50_000 });
+    let until = b.now + 3_000_000;
+    while b.now < until {
+        match b.look() {
+            Look::Sleep(us) => b.sleep_through(us.max(1)),
+            _ => drop(b.fails()),
+        }
+    }
+    while let Look::At(..) = b.look() {
+        b.fails();
+    }
+    b.sleep_through(1_000);
+    assert!(b.look() != Look::At(Ring::Express, 0, 1), "it waits for up to a second");
+    b.reader.retry_now(b.now);
+    assert_eq!(b.look(), Look::At(Ring::Express, 0, 1));
+    b.fails();
+    assert_eq!(b.look(), Look::At(Ring::Data, 0, 1), "both, and not only the one that was next");
+    b.nothing();
+    // One that fails again is not given a second's pause at once.
+    b.sleep_through(1_500);
+    assert_eq!(b.look(), Look::At(Ring::Express, 0, 1));
+}
+
+#[test]
 fn letters_are_read_once_and_a_damaged_one_is_given_up() {
     let mut b = Bench::at_start();
     b.reader.set_mode(b.now, Mode::Standby { interval: 1_000_000 });

@@ -313,6 +313,16 @@ impl Reader {
         self.nap = self.pace.nap;
     }
 
+    /// The medium answers again: what could not be read is looked at without waiting any longer.
+    pub fn retry_now(&mut self, now: Micros) {
+        for tail in self.lanes.iter_mut().flat_map(|l| &mut l.tails) {
+            if tail.fault.is_some() {
+                tail.retry_at = tail.retry_at.min(now);
+                tail.fault_retry = FAULT_RETRY_MIN;
+            }
+        }
+    }
+
     pub fn step(&mut self, now: Micros) -> Step {
         if self.flight != Flight::None {
             return Step::Idle;

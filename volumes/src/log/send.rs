@@ -264,6 +264,11 @@ impl Writer {
         self.drained(slot);
     }
 
+    /// The medium answers again: what could not be written waits no longer.
+    pub fn retry_now(&mut self) {
+        self.retry_at = 0;
+    }
+
     /// The record planned or in flight on that ring.
     fn writing(&self, slot: usize, ring: Ring) -> Option<u64> {
         match &self.work.as_ref()?.job {
