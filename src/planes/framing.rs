@@ -12,10 +12,7 @@
 //! Awkward cases: a frame may come in any number of pieces; a length that no frame has, or a first
 //! byte of another version, means that whoever sends is none of us.
 
-use std::io::{self, Read};
-
-use mio::net::TcpStream;
-use rustix::buffer::spare_capacity;
+use std::io;
 
 /// Longest frame: a super-packet of 64 KiB and what sealing adds.
 pub(super) const FRAME_BYTES_MAX: usize = 70_000;
@@ -33,16 +30,6 @@ pub(super) trait Source {
     fn fill(&mut self, into: &mut [u8]) -> io::Result<usize>;
     /// Reads behind what `into` holds, at most into the memory it has; zero is the end.
     fn append(&mut self, into: &mut Vec<u8>) -> io::Result<usize>;
-}
-
-impl Source for TcpStream {
-    fn fill(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.read(into)
-    }
-
-    fn append(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
-        Ok(rustix::io::read(&*self, spare_capacity(into))?)
-    }
 }
 
 /// Cuts a stream of bytes into frames.
@@ -154,6 +141,7 @@ fn checked(length: [u8; 4]) -> Result<usize, NotAFrame> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     fn framed(size: usize, tag: u8) -> Vec<u8> {
         let mut bytes = u32::try_from(size).unwrap().to_be_bytes().to_vec();

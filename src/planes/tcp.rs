@@ -18,7 +18,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    io::{self, Write},
+    io::{self, Read, Write},
     net::SocketAddr,
     time::Duration,
 };
@@ -29,12 +29,23 @@ use mio::{
     Interest, Registry, Token,
     net::{TcpListener, TcpStream},
 };
+use rustix::buffer::spare_capacity;
 use socket2::{Domain, Socket, Type};
 
 use super::{
-    framing::{FRAME_BYTES_MAX, Framer, Got},
+    framing::{FRAME_BYTES_MAX, Framer, Got, Source},
     outgoing::Outgoing,
 };
+
+impl Source for TcpStream {
+    fn fill(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.read(into)
+    }
+
+    fn append(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+        Ok(rustix::io::read(&*self, spare_capacity(into))?)
+    }
+}
 
 const BUFFER_BYTES_MAX: usize = 1 << 20;
 const ACCEPTED_MAX: usize = 128;

@@ -183,7 +183,7 @@ pub(crate) fn open_at(
             let usual = s3::Options::new(write);
             let request_deadline = io_deadline.max(usual.request_deadline);
             let connector =
-                s3::Connector::new(url.clone(), s3::Options { request_deadline, ..usual });
+                s3::Connector::new((**url).clone(), s3::Options { request_deadline, ..usual });
             let place = at.label();
             return Arc::new(move || match connector.open() {
                 Ok(device) => Ok(Arc::new(device)),

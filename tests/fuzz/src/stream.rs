@@ -1,9 +1,22 @@
 //! Frames in a TCP stream.
 
 use super::{
-    framing::{FRAME_BYTES_MAX, Framer, Got},
+    framing::{FRAME_BYTES_MAX, Framer, Got, Source},
     meter::bounded,
 };
+
+impl Source for &[u8] {
+    fn fill(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        std::io::Read::read(self, into)
+    }
+
+    fn append(&mut self, into: &mut Vec<u8>) -> std::io::Result<usize> {
+        let (now, later) = self.split_at(self.len().min(into.capacity() - into.len()));
+        into.extend_from_slice(now);
+        *self = later;
+        Ok(now.len())
+    }
+}
 
 /// A stream is cut into the same frames, and refused at the same place, however it was chopped.
 /// The first two bytes say into which pieces.

@@ -18,7 +18,7 @@ pub enum Location {
     /// A file or block device of this host.
     Path(PathBuf),
     Nbd(NbdUrl),
-    S3(S3Url),
+    S3(Box<S3Url>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +41,7 @@ impl Location {
             return Ok(Self::Nbd(NbdUrl::parse(text)?));
         }
         if S3Url::is_meant(text) {
-            return Ok(Self::S3(S3Url::parse(text)?));
+            return Ok(Self::S3(Box::new(S3Url::parse(text)?)));
         }
         let scheme = text.split_once("://").map(|(scheme, _)| scheme).filter(|s| {
             let plain = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
@@ -78,7 +78,7 @@ impl Location {
     #[must_use]
     pub fn with_s3_defaults(self, defaults: &Settings) -> Self {
         match self {
-            Self::S3(url) => Self::S3(S3Url { defaults: defaults.clone(), ..url }),
+            Self::S3(url) => Self::S3(Box::new(S3Url { defaults: defaults.clone(), ..*url })),
             other => other,
         }
     }

@@ -116,7 +116,7 @@ pub fn connect(at: &Location, how: How) -> Result<Arc<dyn BlockDevice>, OpenErro
     match at {
         Location::Path(path) => Ok(Arc::new(open(path, how)?)),
         Location::S3(url) => {
-            let connector = s3::Connector::new(url.clone(), s3::Options::patient(how.write));
+            let connector = s3::Connector::new((**url).clone(), s3::Options::patient(how.write));
             let place = at.label();
             Ok(Arc::new(connector.open().map_err(|source| OpenError::S3 { place, source })?))
         }
