@@ -34,6 +34,7 @@ mod runner;
 #[allow(dead_code)]
 #[path = "../../volumes/tests/common/s3/mod.rs"]
 mod s3;
+mod sites;
 mod status;
 mod store;
 mod stories;

@@ -9,7 +9,8 @@ use crate::clusters::{
     Cluster, Load, NOTICED, NOTICED_WITHIN, TOOLS, TOOLS_AND_NBDKIT, TOOLS_AND_S3, WARNED,
 };
 use crate::s3::Kind;
-use crate::{Lab, Medium, Needs, Plan, Story};
+use crate::sites::Sites;
+use crate::{Lab, Medium, Needs, Node, Plan, Story};
 
 pub(crate) fn stories() -> Vec<Story> {
     let story = |name, tell| Story {
@@ -29,6 +30,7 @@ pub(crate) fn stories() -> Vec<Story> {
             })
         },
         Story { tools: TOOLS_AND_S3, ..story("all_networks_dark_s3", all_networks_dark_s3) },
+        story("all_networks_dark_replicas", all_networks_dark_replicas),
         story("one_cable_pulled", one_cable_pulled),
     ]
 }
@@ -75,8 +77,21 @@ fn all_networks_dark_s3() {
 
 fn all_networks_dark(medium: Medium, totem: &str) {
     let lab = Lab::running(Plan { nodes: 3, medium, ..Plan::default() });
-    let mut cluster = Cluster::start_with(&lab, totem);
-    let load = Load::start(&lab, &cluster);
+    stays_together(&lab, totem);
+}
+
+/// Three volumes, three replicas on another file system, a continuous copy between each.
+fn all_networks_dark_replicas() {
+    let lab = Lab::new(Sites::plan(3));
+    let _copies = Sites::build(&lab);
+    lab.nodes.iter().for_each(Node::start);
+    lab.await_network(Duration::from_secs(30));
+    stays_together(&lab, "");
+}
+
+fn stays_together(lab: &Lab, totem: &str) {
+    let mut cluster = Cluster::start_with(lab, totem);
+    let load = Load::start(lab, &cluster);
     let (ring, _) = cluster.await_ring(ALL, Duration::from_secs(10));
     sleep(Duration::from_secs(2));
     cluster.forget_logs();

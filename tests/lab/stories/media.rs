@@ -3,13 +3,11 @@
 //! lost, nothing twice, nothing out of order. (A server that dies or hangs while the network is
 //! whole is among the storage faults.)
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::{Lab, Medium, Meter, Needs, Plan, Story, Summary};
+use crate::sites::Sites;
+use crate::{Lab, Medium, Meter, Needs, Node, Plan, Story, Summary};
 
 pub(crate) fn stories() -> Vec<Story> {
     // An ordinary user's servers are no different, and a run costs a minute.
@@ -111,39 +109,9 @@ fn nbd_with_errors() {
 
 /// Each node sends on a volume at its own site, which is copied to the other one.
 fn two_volumes_and_a_replicator() {
-    let lab = Lab::new(Plan { medium: Medium::File, ..Plan::default() });
-    let site = |name: &str, file: &str| {
-        let folder = lab.dir.join(name);
-        fs::create_dir_all(&folder).expect("a folder of our own");
-        folder.join(file)
-    };
-    let sends = [site("here", "alpha.send"), site("there", "beta.send")];
-    let replicas = [site("there", "alpha.replica"), site("here", "beta.replica")];
-    let mut copies = Vec::new();
-    for (send, replica) in sends.iter().zip(&replicas) {
-        crate::sh(&format!(
-            "{} volume init {} --name {} --nodes 1,2 --size 64MiB --lane-size 8MiB",
-            crate::node::binary().display(),
-            send.display(),
-            send.file_stem().unwrap_or_default().to_string_lossy(),
-        ));
-        copies.push(Copy::start(send, replica));
-    }
-    for (node, (send, replica)) in
-        lab.nodes.iter().zip([(&sends[0], &replicas[1]), (&sends[1], &replicas[0])])
-    {
-        let peer = if node.id == 1 { "beta" } else { "alpha" };
-        let text = fs::read_to_string(&node.config).expect("a configuration");
-        let shared = format!("volume = \"{}\"", lab.disk().path.display());
-        let separate = format!(
-            "send = \"{}\"\nreceive = {{ {peer} = \"{}\" }}",
-            send.display(),
-            replica.display()
-        );
-        assert!(text.contains(&shared));
-        fs::write(&node.config, text.replace(&shared, &separate)).expect("a configuration");
-        node.start();
-    }
+    let lab = Lab::new(Sites::plan(2));
+    let mut sites = Sites::build(&lab);
+    lab.nodes.iter().for_each(Node::start);
     lab.await_network(Duration::from_secs(30));
     let mut meter = Meter::start(&lab, 1, 2, 1000);
     sleep(Duration::from_secs(1));
@@ -153,47 +121,10 @@ fn two_volumes_and_a_replicator() {
     let down = meter.mark("a cut, and both copies die");
     lab.black_hole();
     lab.await_route("storage", Duration::from_secs(10));
-    for (copy, (send, replica)) in copies.iter_mut().zip(sends.iter().zip(&replicas)) {
-        copy.kill();
-        *copy = Copy::start(send, replica);
-    }
+    sites.kill_and_restart();
     sleep(Duration::from_secs(1));
     lab.black_hole_heal();
     lab.await_network(Duration::from_secs(90));
     windows.push((down, meter.mark("healed")));
     finish(&lab, meter, &windows);
-}
-
-/// `sidepath volume copy --follow`, killed at the end.
-struct Copy(Child);
-
-impl Copy {
-    fn start(from: &Path, to: &PathBuf) -> Self {
-        let child = Command::new(crate::node::binary())
-            .args(["volume", "copy", "--follow"])
-            .args([from, to])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn();
-        let copy = Self(child.expect("the program under test"));
-        crate::wait_for("the replica", Duration::from_secs(30), || {
-            crate::run(
-                Command::new(crate::node::binary()).args(["volume", "inspect"]).arg(to),
-                Duration::from_secs(10),
-            )
-            .and_then(|done| if done.ok() { Ok(()) } else { Err(done.stderr) })
-        });
-        copy
-    }
-
-    fn kill(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
