@@ -22,6 +22,9 @@ const COPY_BELOW: usize = 8 << 10;
 /// The window is told when it moved by half, or by so much: half of a large one would come as a
 /// burst, and the carrier run empty before it.
 const GRANT_STEP: u64 = 256 << 10;
+/// So much that came is acknowledged though nothing was taken. More than is granted at once, so that
+/// as long as the application takes, one acknowledgement says both.
+const ACK_STEP: u64 = 512 << 10;
 
 /// The receiving half.
 pub(super) struct Incoming {
@@ -192,7 +195,7 @@ impl Incoming {
 
     /// Enough changed since the last acknowledgement that the sender should hear of it now.
     pub(super) fn is_urgent(&self) -> bool {
-        self.limit > self.told.1 || self.next - self.told.0 >= (self.window / 4).min(128 << 10)
+        self.limit > self.told.1 || self.next - self.told.0 >= (self.window / 4).min(ACK_STEP)
     }
 
     /// An acknowledgement was written.

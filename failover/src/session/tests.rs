@@ -406,6 +406,31 @@ fn sessions_and_grants_are_bounded() {
     assert_eq!(pair.ends[1].status().delivered_bytes, 4_000_000);
 }
 
+/// A frame that only acknowledges costs both ends a turn: while the application takes what comes,
+/// it is said together with what is granted for it, once per 256 KiB and a frame.
+#[test]
+fn bulk_is_acknowledged_once_per_grant() {
+    let mut pair = Pair::new(&SessionLimits { window_start: 4 << 20, ..SessionLimits::default() });
+    let id = pair.opened(Preference::NetworkFirst);
+    pair.order(0, SessionOrder::Write(id, pattern(2 << 20)));
+    pair.events[1].clear();
+    let mut said = 0;
+    while pair.send(0, 0, 64 << 10) {
+        assert!(pair.arrive(0, 0));
+        for event in std::mem::take(&mut pair.events[1]) {
+            if let SessionEvent::Data(id, bytes) = event {
+                pair.order(1, SessionOrder::Take(id, bytes.len() as u64));
+            }
+        }
+        while pair.send(1, 0, 64 << 10) {
+            said += 1;
+            assert!(pair.arrive(1, 0));
+        }
+    }
+    assert_eq!(pair.ends[1].status().delivered_bytes, 2 << 20);
+    assert!((5..=8).contains(&said), "{said} acknowledgements");
+}
+
 #[test]
 fn one_bulk_session_leaves_room_for_the_small_ones_in_every_frame() {
     let mut pair = Pair::new(&SessionLimits { window_start: 4 << 20, ..SessionLimits::default() });
