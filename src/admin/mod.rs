@@ -14,11 +14,26 @@ use std::{
     time::Duration,
 };
 
-use crate::daemon::request::Request;
-use document::Document;
+use crate::daemon::{replicas::RoundRefused, request::Request};
+use document::{Document, Replica};
+use protocol::Answer;
 
 /// Hands a request to the turn loop; false when the loop has ended.
 pub type Ask = Arc<dyn Fn(Request) -> bool + Send + Sync>;
+
+/// What a round came to, as soon as that is known.
+fn round_answer(end: &mpsc::Receiver<Result<Replica, RoundRefused>>) -> Option<Answer> {
+    match end.try_recv() {
+        Ok(Ok(replica)) => Some(Answer::Replicated { replica: Box::new(replica) }),
+        Ok(Err(RoundRefused { message, hint, input })) => {
+            Some(Answer::Refused { message, hint, input })
+        }
+        Err(mpsc::TryRecvError::Disconnected) => {
+            Some(Answer::refused("the daemon stopped, and the round with it"))
+        }
+        Err(mpsc::TryRecvError::Empty) => None,
+    }
+}
 
 /// A loop that does not answer within this is stuck, and its operator must be told so.
 const LOOP_ANSWERS_WITHIN: Duration = Duration::from_secs(5);

@@ -55,8 +55,9 @@ pub enum Verb {
     Reload,
     /// A round of a replica that is filled on command; answered at its end.
     Replicate {
-        /// Its place, as status shows it.
-        to: String,
+        /// Its place, as status shows it; none when there is only one.
+        #[serde(default)]
+        to: Option<String>,
     },
 }
 

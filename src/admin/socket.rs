@@ -362,19 +362,14 @@ impl Room {
     }
 
     /// Waits for the end of a round for as long as its client stays; the round goes on without it.
-    fn round(&self, to: String, stream: &UnixStream) -> io::Result<Answer> {
+    fn round(&self, to: Option<String>, stream: &UnixStream) -> io::Result<Answer> {
         let (reply, answer) = mpsc::channel();
         if !(self.ask)(Request::Replicate { to, reply }) {
             return Ok(Answer::refused("the daemon is stopping"));
         }
         loop {
-            match answer.try_recv() {
-                Ok(Ok(replica)) => return Ok(Answer::Replicated { replica: Box::new(replica) }),
-                Ok(Err(why)) => return Ok(Answer::refused(why)),
-                Err(mpsc::TryRecvError::Disconnected) => {
-                    return Ok(Answer::refused("the daemon stopped, and the round with it"));
-                }
-                Err(mpsc::TryRecvError::Empty) => {}
+            if let Some(answer) = super::round_answer(&answer) {
+                return Ok(answer);
             }
             if self.stop.load(Ordering::Acquire) {
                 return Ok(Answer::refused("the daemon is stopping, and the round with it"));

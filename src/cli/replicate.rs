@@ -3,7 +3,7 @@
 //! Awkward case: an interruption ends the waiting, not the round; that is the daemon's.
 
 use super::{
-    Failure, Out, Outcome,
+    Out, Outcome,
     client::{Target, unexpected},
 };
 use crate::{
@@ -26,27 +26,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
     let mut client = args.target.connect()?;
-    let to = match &args.to {
-        Some(to) => to.clone(),
-        None => {
-            let replicas = client.document()?.replicas;
-            let mut waiting: Vec<String> =
-                replicas.into_iter().filter(|r| r.mode == "on-command").map(|r| r.to).collect();
-            match (waiting.pop(), waiting.is_empty()) {
-                (Some(to), true) => to,
-                (None, _) => {
-                    return Err(Failure::input("no replica is filled on command")
-                        .hint("write mode = \"on-command\" into a [[replicate]], and reload"));
-                }
-                (Some(last), false) => {
-                    waiting.push(last);
-                    return Err(Failure::input("several replicas are filled on command")
-                        .hint(format!("say which: {}", waiting.join(", "))));
-                }
-            }
-        }
-    };
-    client.say(Verb::Replicate { to })?;
+    client.say(Verb::Replicate { to: args.to.clone() })?;
     let answer = client.hear(None)?;
     let Answer::Replicated { replica } = answer else { return Err(unexpected(&answer)) };
     if args.json {

@@ -39,7 +39,28 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 const STOP_WITHIN: Duration = Duration::from_millis(500);
 
 /// What a round on command came to.
-pub type RoundReply = Sender<Result<document::Replica, String>>;
+pub type RoundReply = Sender<Result<document::Replica, RoundRefused>>;
+
+/// Why there was no round, or not a whole one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoundRefused {
+    /// For people.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+    /// The fault is in what was asked, not in the copying.
+    pub input: bool,
+}
+
+impl RoundRefused {
+    fn failed(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, input: false }
+    }
+
+    fn input(message: impl Into<String>, hint: Option<String>) -> Self {
+        Self { message: message.into(), hint, input: true }
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Replicas {
@@ -58,7 +79,7 @@ struct Shared {
 #[derive(Debug)]
 struct Orders {
     wanted: Vec<ReplicateConfig>,
-    rounds: Vec<(String, RoundReply)>,
+    rounds: Vec<(Option<String>, RoundReply)>,
     stop: bool,
 }
 
@@ -117,8 +138,9 @@ impl Replicas {
         self.shared.changed.notify_all();
     }
 
-    /// A round of an entry that waits for commands; the answer comes at its end.
-    pub(super) fn round(&self, to: String, reply: RoundReply) {
+    /// A round of an entry that waits for commands (the only one when none is named); the answer
+    /// comes at its end.
+    pub(super) fn round(&self, to: Option<String>, reply: RoundReply) {
         locked(&self.shared.orders).rounds.push((to, reply));
         self.shared.changed.notify_all();
     }
@@ -157,7 +179,7 @@ impl Shared {
             };
             self.fit(&wanted);
             for (to, reply) in rounds {
-                self.begin_round(&to, reply);
+                self.begin_round(to.as_deref(), reply);
             }
             for copy in locked(&self.copies).iter_mut() {
                 copy.look(self.single_host);
@@ -190,20 +212,14 @@ impl Shared {
         *locked(&self.copies) = fitted;
     }
 
-    fn begin_round(&self, to: &str, reply: RoundReply) {
+    fn begin_round(&self, to: Option<&str>, reply: RoundReply) {
         let mut copies = locked(&self.copies);
-        let known: Vec<String> = copies.iter().map(|c| c.config.to.to_string()).collect();
-        let refuse = |why: String| drop(reply.send(Err(why)));
-        let Some(copy) = copies.iter_mut().find(|c| c.config.to.to_string() == to) else {
-            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            return refuse(format!("no [[replicate]] has `to` {to}; there are: {known}"));
+        let meant = chosen(copies.iter().map(|copy| &copy.config), to);
+        let copy = match meant.map(|at| copies.get_mut(at)) {
+            Ok(Some(copy)) => copy,
+            Ok(None) => return,
+            Err(refused) => return drop(reply.send(Err(refused))),
         };
-        if copy.config.mode != ReplicaMode::OnCommand {
-            return refuse(format!(
-                "{to} is copied by itself, in mode {}",
-                copy.config.mode.word()
-            ));
-        }
         if copy.handle.is_none() {
             copy.begin(Pace::Once, self.single_host);
         }
@@ -211,12 +227,52 @@ impl Shared {
     }
 }
 
+/// Which entry a command means.
+fn chosen<'a>(
+    entries: impl Iterator<Item = &'a ReplicateConfig>,
+    to: Option<&str>,
+) -> Result<usize, RoundRefused> {
+    let entries: Vec<(String, ReplicaMode)> =
+        entries.map(|entry| (entry.to.to_string(), entry.mode)).collect();
+    let on_command = |(_, mode): &(String, ReplicaMode)| *mode == ReplicaMode::OnCommand;
+    let waiting: Vec<&str> =
+        entries.iter().filter(|e| on_command(e)).map(|(to, _)| to.as_str()).collect();
+    match (to, waiting.len()) {
+        (Some(to), _) => match entries.iter().position(|(place, _)| place == to) {
+            Some(at) if on_command(&entries[at]) => Ok(at),
+            Some(at) => Err(RoundRefused::input(
+                format!("{to} is copied by itself, in mode {}", entries[at].1.word()),
+                None,
+            )),
+            None => {
+                let known: Vec<&str> = entries.iter().map(|(to, _)| to.as_str()).collect();
+                let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+                Err(RoundRefused::input(
+                    format!("no [[replicate]] has `to` {to}; there are: {known}"),
+                    None,
+                ))
+            }
+        },
+        (None, 1) => entries.iter().position(on_command).ok_or_else(none_waits),
+        (None, 0) => Err(none_waits()),
+        (None, _) => Err(RoundRefused::input(
+            "several replicas are filled on command",
+            Some(format!("say which: {}", waiting.join(", "))),
+        )),
+    }
+}
+
+fn none_waits() -> RoundRefused {
+    let hint = "write mode = \"on-command\" into a [[replicate]], and reload";
+    RoundRefused::input("no replica is filled on command", Some(hint.into()))
+}
+
 /// Within one bound for all of them together.
 fn stop(copies: Vec<Copy>) {
     let until = Instant::now() + STOP_WITHIN;
     for copy in copies {
         for reply in copy.waiting {
-            let _ = reply.send(Err("the copy was stopped".into()));
+            let _ = reply.send(Err(RoundRefused::failed("the copy was stopped")));
         }
         let Some(handle) = copy.handle else { continue };
         if !handle.stop(until.saturating_duration_since(Instant::now())) {
@@ -325,7 +381,8 @@ impl Copy {
         }
         self.refused = end.as_ref().err().map(ToString::to_string);
         for reply in self.waiting.drain(..) {
-            let end = end.as_ref().map(|()| document.clone()).map_err(ToString::to_string);
+            let refused = |error: &Arc<CopyError>| RoundRefused::failed(error.to_string());
+            let end = end.as_ref().map(|()| document.clone()).map_err(refused);
             let _ = reply.send(end);
         }
     }
@@ -375,5 +432,37 @@ fn tell(replica: &str, notice: &Notice) {
             "records were overwritten before they could be copied; their writer sends them again"
         ),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(to: &str, mode: ReplicaMode) -> ReplicateConfig {
+        let place = |path: &str| volumes::media::Location::Path(path.into());
+        ReplicateConfig { from: place("original"), to: place(to), mode, limit: None }
+    }
+
+    #[test]
+    fn a_command_means_one_entry_that_waits_for_it() {
+        let a = entry("a", ReplicaMode::OnCommand);
+        let b = entry("b", ReplicaMode::Continuous);
+        let c = entry("c", ReplicaMode::OnCommand);
+        let meant = |entries: &[&ReplicateConfig], to| chosen(entries.iter().copied(), to);
+        assert_eq!(meant(&[&b, &a], None), Ok(1));
+        assert_eq!(meant(&[&a, &b, &c], Some("c")), Ok(2));
+        for (entries, to, words) in [
+            (&[&a, &b, &c][..], None, "several replicas"),
+            (&[&b][..], None, "no replica is filled on command"),
+            (&[&a, &b][..], Some("b"), "in mode continuous"),
+            (&[&a, &b][..], Some("original"), "there are: a, b"),
+            (&[][..], Some("a"), "there are: none"),
+        ] {
+            let refused = meant(entries, to).unwrap_err();
+            assert!(refused.input && refused.message.contains(words), "{refused:?}");
+        }
+        let refused = meant(&[&a, &c], None).unwrap_err();
+        assert_eq!(refused.hint.as_deref(), Some("say which: a, c"));
     }
 }

@@ -51,8 +51,8 @@ pub enum Request {
     },
     /// A round of a replica that is filled on command.
     Replicate {
-        /// Its place, as the document shows it.
-        to: String,
+        /// Its place, as the document shows it; none when there is only one.
+        to: Option<String>,
         /// Gets the replica at the round's end, or why there is none.
         reply: RoundReply,
     },

@@ -169,7 +169,7 @@ fn a_replica_is_filled_on_command_and_troubles_are_told_once() {
     assert_eq!((done.code, done.json()["rounds"].as_u64()), (0, Some(1)), "{done:?}");
     assert_eq!(room.run(&["volume", "verify", "alpha.replica"]).code, 0);
     let done = daemons.ask("alpha", &["replicate", "nowhere"]);
-    assert!(done.code == 1 && done.stderr.contains("there are: alpha.replica"), "{done:?}");
+    assert!(done.code == 2 && done.stderr.contains("there are: alpha.replica"), "{done:?}");
 
     // What is there is not replaced: refused, told once, in the status, and over when corrected.
     let foreign = "[[replicate]]\nfrom = \"alpha.volume\"\nto = \"foreign\"\n";
