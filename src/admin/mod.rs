@@ -1,4 +1,4 @@
-//! The daemon as seen from outside while it runs: control socket, metrics, logs.
+//! The daemon as seen from outside while it runs: control socket, orders of peers, metrics, logs.
 //!
 //! Everything here asks the turn loop by [`Request`] and waits on
 //! threads of its own, so that a slow or hostile client delays nobody's packets.
@@ -6,6 +6,7 @@
 pub mod document;
 pub mod log;
 pub mod metrics;
+pub(crate) mod orders;
 pub mod protocol;
 pub mod socket;
 

@@ -25,6 +25,35 @@ pub struct Question {
     pub verb: Verb,
 }
 
+impl Question {
+    /// What a line asks, or why that is nothing that can be answered.
+    pub(super) fn read(line: &str) -> Result<Verb, Answer> {
+        let refused = |message: String, hint: Option<&str>| Answer::Refused {
+            message,
+            hint: hint.map(Into::into),
+            input: true,
+        };
+        match serde_json::from_str::<Self>(line) {
+            Err(e) => Err(refused(format!("not a question of this protocol: {e}"), None)),
+            Ok(question) if question.version != VERSION => Err(refused(
+                format!(
+                    "this daemon speaks version {VERSION} of the control protocol, not {}",
+                    question.version
+                ),
+                Some("use the sidepath program of the same release"),
+            )),
+            Ok(question) => Ok(question.verb),
+        }
+    }
+
+    /// The line that asks, with its end.
+    pub(crate) fn line(verb: Verb) -> serde_json::Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(&Self { version: VERSION, verb })?;
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "snake_case")]
@@ -77,6 +106,15 @@ pub struct Reply {
     /// What it answers.
     #[serde(flatten)]
     pub answer: Answer,
+}
+
+impl Reply {
+    /// The line that answers, with its end.
+    pub(super) fn line(answer: Answer) -> serde_json::Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(&Self { version: VERSION, answer })?;
+        line.push(b'\n');
+        Ok(line)
+    }
 }
 
 /// What can be answered.

@@ -11,6 +11,7 @@
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
+    os::fd::AsFd,
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
@@ -31,7 +32,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Ask,
-    protocol::{Answer, QUESTION_BYTES_MAX, Question, Reply, VERSION, Verb},
+    protocol::{Answer, QUESTION_BYTES_MAX, Question, Reply, Verb},
 };
 use crate::{
     config::key::plain,
@@ -207,8 +208,8 @@ impl Drop for ControlSocket {
 }
 
 /// Whether the kernel says that this is root or the daemon's own user.
-fn may_change(stream: &UnixStream) -> bool {
-    let who = rustix::net::sockopt::socket_peercred(stream);
+pub(crate) fn may_change(socket: impl AsFd) -> bool {
+    let who = rustix::net::sockopt::socket_peercred(socket);
     who.is_ok_and(|who| {
         let uid = who.uid;
         uid.is_root() || uid == rustix::process::geteuid()
@@ -269,26 +270,14 @@ impl Room {
         let may_change = may_change(stream);
         let mut reader = BufReader::new(stream);
         while let Some(line) = self.line(&mut reader)? {
-            let answer = match serde_json::from_str::<Question>(&line) {
-                Err(e) => Answer::Refused {
-                    message: format!("not a question of this protocol: {e}"),
-                    hint: None,
-                    input: true,
-                },
-                Ok(question) if question.version != VERSION => Answer::Refused {
-                    message: format!(
-                        "this daemon speaks version {VERSION} of the control protocol, not {}",
-                        question.version
-                    ),
-                    hint: Some("use the sidepath program of the same release".into()),
-                    input: true,
-                },
-                Ok(question) if !question.verb.only_reads() && !may_change => Answer::Refused {
+            let answer = match Question::read(&line) {
+                Err(refused) => refused,
+                Ok(verb) if !verb.only_reads() && !may_change => Answer::Refused {
                     message: format!("uid {} may look but not change anything", who.uid.as_raw()),
                     hint: Some("run it as root, or as the user the daemon runs as".into()),
                     input: false,
                 },
-                Ok(question) => self.answer(question.verb, stream)?,
+                Ok(verb) => self.answer(verb, stream)?,
             };
             say(stream, answer)?;
         }
@@ -462,9 +451,7 @@ fn no_peer(id: u8) -> Answer {
 }
 
 fn say(mut stream: &UnixStream, answer: Answer) -> io::Result<()> {
-    let mut line = serde_json::to_vec(&Reply { version: VERSION, answer })?;
-    line.push(b'\n');
-    stream.write_all(&line)
+    stream.write_all(&Reply::line(answer)?)
 }
 
 /// Waits until there is something to read (or the other side left).

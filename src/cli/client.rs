@@ -11,7 +11,7 @@ use super::{Failure, Outcome};
 use crate::{
     admin::{
         document::{Document, Peer},
-        protocol::{Answer, Question, Reply, VERSION, Verb},
+        protocol::{Answer, Question, Reply, Verb},
     },
     config::{self, key::plain, report::closest},
 };
@@ -108,9 +108,7 @@ impl Client {
 
     /// Asks.
     pub(super) fn say(&mut self, verb: Verb) -> Outcome {
-        let mut line = serde_json::to_vec(&Question { version: VERSION, verb })
-            .map_err(|e| Failure::failed(format!("cannot write a question: {e}")))?;
-        line.push(b'\n');
+        let line = question(verb)?;
         self.reader.get_mut().write_all(&line).map_err(|e| lost(&e))
     }
 
@@ -168,6 +166,11 @@ impl Client {
             None => failure.hint(format!("peers are: {}", names.join(", "))),
         })
     }
+}
+
+/// The line that asks.
+pub(super) fn question(verb: Verb) -> Result<Vec<u8>, Failure> {
+    Question::line(verb).map_err(|e| Failure::failed(format!("cannot write a question: {e}")))
 }
 
 /// An answer that belongs to another question.

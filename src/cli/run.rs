@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use super::{Failure, Out, Outcome};
 use crate::{
     admin::{
-        Ask, log, metrics,
+        Ask, log, metrics, orders,
         socket::{self, Reload, ReloadOutcome, ReloadRefused, SocketError},
     },
     config::{self, Config, report::Report},
@@ -98,7 +98,8 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
         .serve(ask.clone(), reload.clone())
         .map_err(|e| Failure::failed(format!("control socket: {e}")))?;
     let endpoint = Endpoint::of(&daemon);
-    let gate = Gate::open(&socket_path, endpoint, forward_ports)
+    let orders = orders::serve(endpoint.clone(), ask.clone());
+    let gate = Gate::open(&socket_path, endpoint, forward_ports, orders)
         .map_err(|e| Failure::failed(format!("socket of sessions: {e}")))?;
     // Metrics are a convenience: a port that is taken must not keep packets from flowing.
     let metrics = metrics_address.and_then(|address| match metrics::serve(address, ask.clone()) {

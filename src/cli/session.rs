@@ -61,6 +61,10 @@ pub(super) fn failure(error: &SessionError) -> Failure {
         SessionError::ServiceTaken(_) => {
             Failure::failed(words).hint("end the other program, or choose another name")
         }
+        SessionError::Reserved(_) => Failure::input(words).hint("choose another name"),
+        SessionError::MayNotOrder(_) => {
+            Failure::failed(words).hint("run it as root, or as the user the daemon runs as")
+        }
         SessionError::Refused { reason: crate::sessions::Refusal::NoSuchService, .. } => {
             Failure::failed(words).hint("start the receiving program first: sidepath recv SERVICE")
         }

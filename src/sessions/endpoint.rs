@@ -10,7 +10,7 @@ use failover::session::{Ending, Preference};
 
 use super::{
     Listener, SessionError, Stream,
-    hub::Hub,
+    hub::{self, Hub},
     listener,
     port::Port,
     remote::{self, RemoteListener},
@@ -109,11 +109,20 @@ impl Endpoint {
         }
     }
 
-    /// Listens for a service (1 to 255 bytes) on this node.
+    /// Listens for a service (1 to 255 bytes) on this node. Names that begin with `sidepath.` are
+    /// the daemons' own.
     ///
     /// # Errors
-    /// When somebody listens for it already, or the node has stopped.
+    /// When somebody listens for it already, the name is not for programs, or the node has stopped.
     pub async fn listen(&self, service: &str) -> Result<Listener, SessionError> {
+        if hub::is_own(service) {
+            return Err(SessionError::Reserved(service.to_owned()));
+        }
+        self.listen_as_daemon(service).await
+    }
+
+    /// Listens for a service of the daemon's own.
+    pub(crate) async fn listen_as_daemon(&self, service: &str) -> Result<Listener, SessionError> {
         Ok(Listener(match &self.0 {
             Kind::Local { hub, .. } => {
                 let (hub, service) = (Arc::clone(hub), hub.listen(service)?);

@@ -28,6 +28,12 @@ pub enum SessionError {
     /// Somebody listens for that service already.
     #[error("somebody listens for service {0} already")]
     ServiceTaken(String),
+    /// Services of that name are the daemons' own.
+    #[error("services called sidepath.* are the daemons' own, {0} among them")]
+    Reserved(String),
+    /// Who runs the program may hold sessions, but not order anything.
+    #[error("uid {0} may hold sessions but not order anything")]
+    MayNotOrder(u32),
     /// The node has stopped, or is not there.
     #[error("the node has stopped")]
     Stopped,
@@ -75,6 +81,8 @@ impl From<SessionError> for io::Error {
             SessionError::Ended(_) => io::ErrorKind::ConnectionReset,
             SessionError::ServiceTaken(_) => io::ErrorKind::AddrInUse,
             SessionError::NoSuchPeer(_) => io::ErrorKind::NotFound,
+            SessionError::Reserved(_) => io::ErrorKind::InvalidInput,
+            SessionError::MayNotOrder(_) => io::ErrorKind::PermissionDenied,
             SessionError::Stopped => io::ErrorKind::NotConnected,
             SessionError::NotOpened(_) | SessionError::Daemon(_) => io::ErrorKind::Other,
         };

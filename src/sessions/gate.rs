@@ -3,7 +3,8 @@
 //! A thread of its own with a small runtime; per connection two tasks that move bytes between the
 //! socket and a session of the daemon's own node. Awkward cases: a program that dies resets its
 //! session; one that does not read holds nobody up but itself, because the peer may send only what
-//! it took; connections are bounded.
+//! it took; connections are bounded; a service of the other daemon's own is an order, which only
+//! those may give who may give them to this daemon.
 
 use std::{
     collections::BTreeMap,
@@ -29,10 +30,11 @@ use tokio::{
 
 use super::{
     Endpoint, Listener, SessionError, Stats, Stream,
-    hub::TCP_PORTS,
+    hub::{TCP_PORTS, is_own},
     port::State,
     remote::{Hello, MESSAGE_MAX, News, Ready, VERSION, Want, beside, hear, kind, say, say_json},
 };
+use crate::admin::socket::may_change;
 
 /// Programs' connections at the same time.
 const CONNECTIONS_MAX: usize = 8192;
@@ -54,10 +56,12 @@ pub(crate) struct Gate {
 impl Gate {
     /// Opens the gate beside a control socket that is already ours.
     /// `forward_ports`: ports of our loopback address that peers may reach; all when it is `None`.
+    /// `own`: serves the daemon's own services, until it is dropped.
     pub(crate) fn open(
         control_socket: &FilePath,
         endpoint: Endpoint,
         forward_ports: Option<Vec<u16>>,
+        own: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<Self> {
         let path = beside(control_socket);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -72,8 +76,10 @@ impl Gate {
         drop(_inside);
         let thread = std::thread::Builder::new().name("sidepath-gate".into()).spawn(move || {
             let forwarding = runtime.spawn(forward(endpoint.clone(), forward_ports));
+            let own = runtime.spawn(own);
             runtime.block_on(serve(listener, endpoint, stopped));
             forwarding.abort();
+            own.abort();
             runtime.shutdown_timeout(Duration::from_millis(200));
         })?;
         Ok(Self { stop: Some(stop), thread: Some(thread), path })
@@ -163,6 +169,7 @@ async fn forward(endpoint: Endpoint, ports: Option<Vec<u16>>) {
 }
 
 async fn client(socket: UnixStream, endpoint: Endpoint, services: Services) -> io::Result<()> {
+    let (may_order, uid) = (may_change(&socket), socket.peer_cred()?.uid());
     let (mut from, mut out) = socket.into_split();
     let mut bytes = Vec::new();
     let Ok(heard) = tokio::time::timeout(HELLO_WITHIN, hear(&mut from, &mut bytes)).await else {
@@ -175,6 +182,9 @@ async fn client(socket: UnixStream, endpoint: Endpoint, services: Services) -> i
         return say_json(&mut out, kind::FAILED, &SessionError::Daemon(words)).await;
     }
     let made = match hello.want {
+        Want::Connect { service, .. } if is_own(&service) && !may_order => {
+            Err(SessionError::MayNotOrder(uid))
+        }
         Want::Connect { peer, service, preference } => {
             let connect = endpoint.connect(&peer, &service, preference);
             let Some(made) = unless_gone(&from, connect).await? else { return Ok(()) };

@@ -22,6 +22,8 @@ use crate::planes::queue::Bell;
 
 /// Who listens for this gets every session of a service `tcp:PORT` that nobody else listens for.
 pub(super) const TCP_PORTS: &str = "tcp:*";
+/// Services whose names begin so are answered by daemons themselves.
+const OWN: &str = "sidepath.";
 /// Sessions that wait for a listener to accept them.
 const BACKLOG: usize = 1024;
 
@@ -59,6 +61,11 @@ struct Waiting {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a service is a daemon's own: no program may listen for it.
+pub(super) fn is_own(service: &str) -> bool {
+    service.starts_with(OWN)
 }
 
 impl Service {

@@ -1,5 +1,5 @@
 //! `[[replicate]]`: two daemons that meet by storage alone, over a replica that the first one's
-//! daemon fills; and a replica that is filled on command. The losses this prevents: a file that
+//! daemon fills; and a replica that is filled on command, of this node or of another. The losses this prevents: a file that
 //! does not arrive, or not whole, because copying ended with a daemon and did not go on with it.
 
 use std::{
@@ -7,7 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::room::{Done, Room};
+use rustix::process::Signal;
+use sidepath::sessions::Endpoint;
+
+use crate::{
+    pair::Pair,
+    room::{Done, Room},
+};
 
 /// Daemons by name; killed when the test fails.
 struct Daemons<'a> {
@@ -196,4 +202,140 @@ fn a_replica_is_filled_on_command_and_troubles_are_told_once() {
     let done = room.run(&["run", "--config", "alpha.toml"]);
     assert_eq!(done.code, 2, "{done:?}");
     assert!(done.stderr.contains("cannot start: cannot copy to the replica: "), "{done:?}");
+}
+
+/// Gives beta entries that wait for a command.
+fn give(pair: &Pair, entries: &str) {
+    let path = pair.room.join("beta.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    pair.room.write("beta.toml", &format!("{text}{entries}"));
+    let done = pair.room.run(&["reload", "--config", "beta.toml"]);
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
+const ENTRY: &str =
+    "[[replicate]]\nfrom = \"volume\"\nto = \"beta.replica\"\nmode = \"on-command\"\n";
+
+#[test]
+fn a_peer_orders_a_copy_that_is_configured_here_and_no_other() {
+    let pair = Pair::start();
+    let done = pair.ask(&["replicate", "--at", "beta"]);
+    assert_eq!(done.code, 2, "{done:?}");
+    assert!(done.stderr.contains("beta says: no replica is filled on command"), "{done:?}");
+    assert!(done.stderr.contains("hint: at beta: write mode"), "{done:?}");
+
+    give(&pair, ENTRY);
+    let done = pair.ask(&["replicate", "--at", "beta", "--json"]);
+    assert_eq!((done.code, done.json()["rounds"].as_u64()), (0, Some(1)), "{done:?}");
+    assert!(done.json()["to"].as_str().unwrap().ends_with("beta.replica"), "{done:?}");
+    assert_eq!(pair.room.run(&["volume", "verify", "beta.replica"]).code, 0);
+    let done = pair.ask(&["replicate", "beta.replica", "--at", "2"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.stdout.starts_with("at beta: volume -> beta.replica: "), "{done:?}");
+
+    // The same as there: the code, and the list of what there is. No place is made.
+    let done = pair.ask(&["replicate", "elsewhere", "--at", "beta"]);
+    let there = pair.room.run(&["replicate", "elsewhere", "--config", "beta.toml"]);
+    assert_eq!((done.code, there.code), (2, 2), "{done:?}");
+    for said in [&done.stderr, &there.stderr] {
+        assert!(said.contains("has `to` elsewhere; there are: beta.replica"), "{said}");
+    }
+    assert!(!pair.room.join("elsewhere").exists());
+
+    let done = pair.ask(&["replicate", "--at", "gamma"]);
+    assert!(done.code == 2 && done.stderr.contains("no peer `gamma`"), "{done:?}");
+
+    // No program takes the place of a daemon.
+    let done = pair.ask(&["recv", "sidepath.replicate"]);
+    assert!(done.code == 2 && done.stderr.contains("the daemons' own"), "{done:?}");
+    // What is no question gets an answer that says so; what is not ended gets none.
+    pair.room.write("order", "copy /etc/shadow\n");
+    let words = ["send", "beta", "sidepath.replicate", "--from-file", "order"];
+    let done = pair.ask(&words);
+    assert!(done.code == 1 && done.stderr.contains("not a question"), "{done:?}");
+    pair.room.write("order", "{\"version\":1,\"verb\":\"reload\"}\n");
+    let done = pair.ask(&words);
+    assert!(done.code == 1 && done.stderr.contains("copies and nothing else"), "{done:?}");
+    pair.room.write("order", &"x".repeat(100_000));
+    assert_eq!(pair.ask(&words).code, 1);
+    assert_eq!(pair.ask(&["replicate", "--at", "beta"]).code, 0, "still served");
+}
+
+#[test]
+fn orders_of_a_copy_that_runs_are_answered_at_its_end() {
+    let pair = Pair::start();
+    // Enough to copy, slowly enough to be met while it runs: some 10 blocks of 4 KiB.
+    let words = ["ping", "beta", "-c", "50", "-i", "5ms", "--via", "storage"];
+    assert_eq!(pair.ask(&words).code, 0);
+    give(&pair, &format!("{ENTRY}limit = \"8KiB\"\n"));
+    let order = || {
+        let words = ["replicate", "--at", "beta", "--json", "--config", "alpha.toml"];
+        pair.room.command(&words).spawn().unwrap()
+    };
+    let asked = |what: &str, good: &dyn Fn(&serde_json::Value) -> bool| {
+        let started = Instant::now();
+        loop {
+            let json = pair.room.run(&["status", "--json", "--config", "beta.toml"]).json();
+            if good(&json) {
+                return;
+            }
+            let late = started.elapsed() > Duration::from_secs(20);
+            assert!(!late, "{what}: {json}\n{}", pair.log("beta"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    // Whoever begins it leaves.
+    let mut leaver = order();
+    asked("the round", &|json| json["replicas"][0]["state"] != "resting");
+    leaver.kill().unwrap();
+    leaver.wait().unwrap();
+    asked("its end for the one who left", &|json| json["peers"][0]["sessions"]["open"] == 0);
+    // Others join it, as many of a peer as may, and one at home.
+    let crowd = [(); 5].map(|()| order());
+    let here = pair.room.run(&["replicate", "--json", "--config", "beta.toml"]);
+    assert_eq!((here.code, here.json()["rounds"].as_u64()), (0, Some(1)), "{here:?}");
+    let mut refused = 0;
+    for one in crowd {
+        let done = one.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        if said.contains("beta takes no order now: refused: ") && done.status.code() == Some(1) {
+            refused += 1;
+            continue;
+        }
+        assert!(done.status.success(), "{done:?}");
+        let json: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!(json["rounds"].as_u64(), Some(1), "{json}");
+    }
+    assert_eq!(refused, 1);
+    asked("the end", &|json| json["replicas"][0]["state"] == "resting");
+}
+
+#[test]
+fn a_peer_that_takes_no_orders_is_told_from_one_that_refuses() {
+    let mut pair = Pair::start();
+    pair.signal(1, Signal::TERM);
+    assert_eq!(pair.ended(1), Some(0));
+    // A node inside a program has no services of a daemon's own, as an older daemon has none.
+    let (config, _) = sidepath::config::load(&pair.room.join("beta.toml")).unwrap();
+    let _beta = Endpoint::start(config).unwrap();
+    let done = pair.ask(&["replicate", "--at", "beta"]);
+    assert_eq!(done.code, 1, "{done:?}");
+    let words = "beta does not offer that; is its sidepath older?";
+    assert!(done.stderr.contains(words), "{done:?}");
+}
+
+#[test]
+fn an_order_arrives_by_storage_while_the_network_is_cut() {
+    let pair = Pair::start();
+    give(&pair, ENTRY);
+    let words = ["drill", "beta", "--cut", "network", "--for", "4s", "--config", "alpha.toml"];
+    // Its daemon's end would be its own.
+    let drill = pair.room.command(&words).spawn().unwrap();
+    pair.wait_for("the cut", |peer| peer["route"] == "storage");
+    let done = pair.ask(&["replicate", "--at", "beta", "--json"]);
+    assert_eq!((done.code, done.json()["rounds"].as_u64()), (0, Some(1)), "{done:?}");
+    // It was the cut that it went through.
+    pair.wait_for("the cut to last", |peer| peer["route"] == "storage");
+    let done = drill.wait_with_output().unwrap();
+    assert!(done.status.success(), "{done:?}");
 }
