@@ -21,6 +21,16 @@ pub(crate) struct Pair {
 
 pub(crate) const NAMES: [&str; 2] = ["alpha", "beta"];
 
+/// A port that is free for both, of those the kernel rather gives to listeners than to connections.
+fn free() -> (TcpListener, UdpSocket) {
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()) {
+            return (tcp, udp);
+        }
+    }
+}
+
 impl Pair {
     /// Both, running and met by both paths.
     pub(crate) fn start() -> Self {
@@ -29,8 +39,8 @@ impl Pair {
         let done = room.run(&[&volume[..], &["--size", "8MiB", "--single-host"]].concat());
         assert_eq!(done.code, 0, "{done:?}");
         let keys = NAMES.map(|name| room.key(&format!("{name}.key")));
-        let ports = [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
-        let ports = ports.map(|socket| socket.local_addr().unwrap().port());
+        let ports = [0, 1].map(|_| free());
+        let ports = ports.map(|(socket, _)| socket.local_addr().unwrap().port());
         let metrics = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
         let metrics = metrics.map(|socket| socket.local_addr().unwrap().port());
         for (index, name) in NAMES.iter().enumerate() {
