@@ -39,6 +39,8 @@ pub type Opener = Arc<dyn Fn() -> Result<Arc<dyn BlockDevice>, AttachError> + Se
 /// An operation over a network that takes this long may just be slow; it is reported as stalled, but
 /// not given up.
 const REQUEST_DEADLINE_MIN: Duration = Duration::from_secs(1);
+/// How long who only reads waits for a lock on its entry.
+const MAKING_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Where an incarnation's random name comes from; `Err` says why it does not.
 type Random = fn() -> Result<u64, String>;
@@ -419,17 +421,25 @@ impl Shared {
         let slot = g.slot(self.o.node).unwrap_or(0);
         let (start, len) = (g.entry_offset(slot, 0), 2 * u64::from(g.block_bytes));
         let path = || self.o.label();
-        let lock = match &self.o.location {
-            Location::Path(path) => crate::lock::take(path, start, len),
-            Location::Nbd(_) | Location::S3(_) => {
-                crate::lock::take_name(superblock.uuid, self.o.node)
+        // Whoever makes a replica holds all of it for a moment longer than it takes to be one.
+        let patience = if self.o.sends { Duration::ZERO } else { MAKING_ENDS_WITHIN };
+        let until = Instant::now() + patience;
+        loop {
+            let lock = match &self.o.location {
+                Location::Path(path) => crate::lock::take(path, start, len),
+                Location::Nbd(_) | Location::S3(_) => {
+                    crate::lock::take_name(superblock.uuid, self.o.node)
+                }
+            };
+            *held = lock.map_err(|e| AttachError::Io { path: path(), detail: e.to_string() })?;
+            if held.is_some() || self.stopping() {
+                return Ok(());
             }
-        };
-        let lock = lock
-            .map_err(|e| AttachError::Io { path: path(), detail: e.to_string() })?
-            .ok_or_else(|| AttachError::Locked { path: path(), node: self.o.node })?;
-        *held = Some(lock);
-        Ok(())
+            if Instant::now() >= until {
+                return Err(AttachError::Locked { path: path(), node: self.o.node });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Takes the host lock and seats the machines.

@@ -48,6 +48,25 @@ fn up(path: &Path, node: u8) -> (Handle, Facts) {
 }
 
 #[test]
+fn a_reader_waits_for_whoever_has_just_made_the_replica() {
+    let dir = Scratch::new("made");
+    let path = dir.join("v");
+    init(&path, &options("lun"), |_, _| {}).unwrap();
+    // As `init` and the making of a replica hold it.
+    let whole = volumes::lock::take(&path, 0, 0).unwrap().unwrap();
+    let sender = attach(opts(&path, 1), clock(), sink().1);
+    assert!(matches!(sender, Err(AttachError::Locked { node: 1, .. })), "{sender:?}");
+    let maker = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        drop(whole);
+    });
+    let reads = AttachOptions { sends: false, ..opts(&path, 1) };
+    let reader = attach(reads, clock(), sink().1).unwrap();
+    maker.join().unwrap();
+    assert!(reader.shutdown(Duration::from_secs(5)));
+}
+
+#[test]
 fn frames_and_mailboxes_cross_and_the_volume_verifies() {
     let dir = Scratch::new("cross");
     let path = dir.join("v");
