@@ -345,3 +345,37 @@ fn a_store_is_copied_from_and_to() {
         assert!(a.shutdown(Duration::from_secs(10)) && b.shutdown(Duration::from_secs(10)));
     }
 }
+
+/// A store that loses some requests costs each of them half a second, not its deadline.
+#[test]
+fn a_request_without_an_answer_is_sent_again() {
+    let dir = Scratch::new("s3-lost");
+    let Some(store) = Store::start(Kind::Moto, &dir.0) else { return };
+    let door = Door::new(store.port);
+    let url = store.url_at("lun", &format!("http://127.0.0.1:{}", door.port));
+    format(&url);
+    let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));
+    acquainted([&a_facts, &b_facts]);
+    // Every hundredth: what is sent again half a second later is not another one.
+    door.rules.lost_percent.store(1, Ordering::Relaxed);
+    // Until several were lost.
+    let mut sent = 0;
+    while door.rules.requests.load(Ordering::Relaxed) < 500 {
+        send(&a, 2, sent..sent + 10);
+        sent += 10;
+        in_order(&b_facts, sent);
+    }
+    let failed = |facts: &Facts| {
+        let facts = facts.lock().unwrap();
+        let faults = facts.iter().filter_map(|f| match f {
+            Fact::ReadFailed { fault } | Fact::WriteFailed { fault } => Some(&fault.detail),
+            _ => None,
+        });
+        // A beat is not sent twice: it would land after a newer one.
+        faults.filter(|detail| !detail.starts_with("write our beat")).count()
+    };
+    let (here, there) = (failed(&a_facts), failed(&b_facts));
+    assert_eq!((here, there), (0, 0), "requests that were given up");
+    door.rules.lost_percent.store(0, Ordering::Relaxed);
+    drop((a, b));
+}

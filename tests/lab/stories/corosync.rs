@@ -20,7 +20,7 @@ pub(crate) fn stories() -> Vec<Story> {
         guard: Duration::from_secs(400),
         tell,
     };
-    vec![
+    let mut all = vec![
         story("without_sidepath_it_splits", without_sidepath_it_splits),
         story("all_networks_dark", || all_networks_dark(Plan::default().medium, "")),
         Story {
@@ -29,10 +29,16 @@ pub(crate) fn stories() -> Vec<Story> {
                 all_networks_dark(Medium::Nbd { write_delay_ms: 5 }, "")
             })
         },
-        Story { tools: TOOLS_AND_S3, ..story("all_networks_dark_s3", all_networks_dark_s3) },
         story("all_networks_dark_replicas", all_networks_dark_replicas),
         story("one_cable_pulled", one_cable_pulled),
-    ]
+    ];
+    if crate::long() {
+        // A token of 3.65 s bears few requests that are late by a second, and servers of tests have
+        // such on a busy machine.
+        let s3 = story("all_networks_dark_s3", all_networks_dark_s3);
+        all.push(Story { tools: TOOLS_AND_S3, ..s3 });
+    }
+    all
 }
 
 const ALL: &[usize] = &[1, 2, 3];

@@ -27,6 +27,8 @@ use tokio::runtime::Handle;
 /// The first pause after an answer that asks for fewer requests; doubled up to the second.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A store in trouble is asked twice for what it reads, never more often.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// How much later than its deadline an answer is waited for: the executor may be late itself.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -188,6 +190,16 @@ impl Link {
         })
     }
 
+    /// For what is written once: it may be sent twice, and land late a second time.
+    pub(super) fn put_once(&self, key: String, data: Bytes) -> Result<(), S3Error> {
+        let store = self.store.clone();
+        self.call(async move {
+            let key = Key::from(key);
+            let put = || store.put(&key, PutPayload::from_bytes(data.clone()));
+            patiently(put).await.map(|_| ())
+        })
+    }
+
     /// `None`: it is not there.
     pub(super) fn get(&self, key: String) -> Result<Option<Bytes>, S3Error> {
         let store = self.store.clone();
@@ -230,15 +242,37 @@ impl Link {
     }
 }
 
+/// The first answer to a request that is sent again when none comes for very long: a store loses one
+/// in some hundreds, and everything behind it would wait for its deadline.
+async fn patiently<T, F: Future<Output = Result<T, object_store::Error>>>(
+    ask: impl Fn() -> F,
+) -> Result<T, object_store::Error> {
+    use futures_util::future::{Either, select};
+    let first = std::pin::pin!(ask());
+    let first = match select(first, std::pin::pin!(tokio::time::sleep(ASK_AGAIN_AFTER))).await {
+        Either::Left((answer, _)) => return answer,
+        Either::Right(((), first)) => first,
+    };
+    match select(first, std::pin::pin!(ask())).await {
+        Either::Left((Ok(done), _)) | Either::Right((Ok(done), _)) => Ok(done),
+        Either::Left((Err(_), other)) | Either::Right((Err(_), other)) => other.await,
+    }
+}
+
+/// What is there.
 pub(super) async fn get(
     store: &AmazonS3,
     key: String,
 ) -> Result<Option<Bytes>, object_store::Error> {
-    match store.get(&Key::from(key)).await {
-        Ok(found) => found.bytes().await.map(Some),
-        Err(object_store::Error::NotFound { .. }) => Ok(None),
-        Err(e) => Err(e),
-    }
+    let key = Key::from(key);
+    patiently(|| async {
+        match store.get(&key).await {
+            Ok(found) => found.bytes().await.map(Some),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    })
+    .await
 }
 
 pub(super) async fn list(

@@ -379,7 +379,9 @@ impl S3Device {
             let (epoch, number) = (header.epoch, header.number);
             let name = RecordName { from, to, ring, epoch, number };
             let object = there.get(..header.bytes()).ok_or_else(nowhere)?;
-            self.put("write a record", self.names.record(address.uuid, &name), object)?;
+            let object = Bytes::copy_from_slice(object);
+            let key = self.names.record(address.uuid, &name);
+            self.link.put_once(key, object).map_err(|e| e.fault("write a record"))?;
             self.sweeper.wrote_record(&name, place, header.blocks);
             at += header.blocks as usize * g.block();
         }

@@ -23,6 +23,8 @@ pub(crate) struct Rules {
     pub(crate) dropped_percent: AtomicU64,
     /// While set, requests are read and neither passed on nor answered.
     pub(crate) held: AtomicBool,
+    /// Of a hundred requests so many are never answered, and neither passed on.
+    pub(crate) lost_percent: AtomicU64,
     pub(crate) requests: AtomicU64,
 }
 
@@ -134,6 +136,13 @@ fn serve(mut client: impl Read + Write, to: u16, rules: &Rules) -> std::io::Resu
             "HTTP/1.1 503 Slow Down\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}"
         )?;
         return client.flush();
+    }
+    if lot < rules.lost_percent.load(Ordering::Relaxed) {
+        // Until the client has had enough, or the rule is lifted.
+        while rules.lost_percent.load(Ordering::Relaxed) > 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        return Ok(());
     }
     let mut server = TcpStream::connect(("127.0.0.1", to))?;
     server.set_read_timeout(Some(Duration::from_secs(30)))?;
