@@ -47,12 +47,9 @@ pub(crate) const ALL: &[File] = &[
 /// milliseconds: they are told last, two at a time, the longest first. What judges silences,
 /// latencies or near misses of a cluster is told alone.
 pub(crate) const PATIENT: &[&str] = &[
-    "s3::cuts_under_a_stream",
     "daemon_faults::killed_on_network",
     "daemon_faults::paused_on_storage",
     "daemon_faults::paused_on_network",
-    "s3::cuts_while_the_store_is_bad",
-    "s3::the_store_has_trouble",
     "postgres::without_sidepath_it_stands_still",
     "media::nbd_with_errors",
     "media::two_volumes_and_a_replicator",
