@@ -34,8 +34,9 @@ pub(crate) struct Storage {
     configured: bool,
     attached: bool,
     interval: Duration,
-    /// How far apart beats are on a volume that does not bear what is ordered.
-    bears: Option<Duration>,
+    /// How far apart beats are on volumes that do not bear what is ordered: the one our lane lies
+    /// on, and the one we read.
+    bears: [Option<Duration>; 2],
     /// The interval before the present one, and until when things may still go by it.
     former_interval: (Duration, Time),
     written_at: Option<Time>,
@@ -84,7 +85,7 @@ impl Storage {
             configured,
             attached: false,
             interval,
-            bears: None,
+            bears: [None; 2],
             former_interval: (Duration::ZERO, Time::ZERO),
             written_at: None,
             read_at: None,
@@ -143,8 +144,12 @@ impl Storage {
                 self.fault = self.fault.filter(|f| f.is_of_reading());
             }
             VolumeFact::BeatsEvery { interval } => {
-                self.bears = Some(*interval);
-                self.set_interval(now, *interval);
+                for (it_is, bears) in [sends, receives].into_iter().zip(&mut self.bears) {
+                    if it_is {
+                        *bears = Some(*interval);
+                    }
+                }
+                self.set_interval(now, self.slowest());
             }
             VolumeFact::TableRead { .. } if receives => {
                 self.read_at = Some(now);
@@ -347,7 +352,11 @@ impl Storage {
     /// How long a frame may take this way on a volume where operations are slow by nature: it is
     /// written, looked for and read, each in less than a beat of such a volume.
     pub(crate) fn passage(&self) -> Duration {
-        self.bears.map_or(Duration::ZERO, |interval| interval * BEATS_PER_PASSAGE)
+        self.slowest() * BEATS_PER_PASSAGE
+    }
+
+    fn slowest(&self) -> Duration {
+        self.bears.into_iter().flatten().max().unwrap_or_default()
     }
 
     pub(crate) const fn latency(&self) -> Option<Duration> {
@@ -482,6 +491,11 @@ mod tests {
         assert_eq!(storage.outbound(Time(2300 * MS)).0, Verdict::Up);
         assert_eq!(storage.outbound(Time(2500 * MS)).0, Verdict::Suspect);
         assert_eq!(storage.outbound(Time(2800 * MS)).0, Verdict::Down);
+        // What is said of the volume we read does not hurry the one we write on.
+        let quicker = VolumeFact::BeatsEvery { interval: SECOND };
+        storage.fact(Time(2000), &slow, true, false);
+        storage.fact(Time(2001), &quicker, false, true);
+        assert_eq!(storage.outbound(Time(2300 * MS)).0, Verdict::Up);
         // It hurries by order, and says a little later how much it can.
         let mut storage = working();
         storage.fact(Time(1000), &slow, true, true);

@@ -412,7 +412,7 @@ impl Peer {
         let packet = Bytes::from(frame).slice(start..);
         let ttl = match header.channel {
             Channel::Express => self.express_ttl(path),
-            _ => self.kept(header.channel).ttl,
+            _ => self.timing.write_ttl,
         };
         let left = match self.network.age(now, prefix.accepted_at) {
             Some(_) if planted(Bug::PastTtl) => Some(ttl),

@@ -120,12 +120,11 @@ pub(crate) struct Wants {
 struct Kept {
     tx: Sender,
     rx: Receiver,
-    ttl: Duration,
 }
 
 impl Kept {
     fn new(channel: Channel, ttl: Duration) -> Self {
-        Self { tx: Sender::new(channel, ttl), rx: Receiver::new(), ttl }
+        Self { tx: Sender::new(channel, ttl), rx: Receiver::new() }
     }
 }
 
