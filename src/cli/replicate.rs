@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
     if args.json {
         return out.json(&replica, false);
     }
-    out.line(plain(&format!(
+    out.line(printable(&format!(
         "{whose}{} -> {}: {} records, {}, {} missing since the daemon started",
         replica.from,
         replica.to,
@@ -126,7 +126,7 @@ fn not_taken(peer: &str, error: &SessionError) -> Failure {
                 .hint("run `sidepath replicate` on that node")
         }
         SessionError::Refused { .. } => {
-            Failure::failed(plain(&format!("{peer} takes no order now: {error}")))
+            Failure::failed(printable(&format!("{peer} takes no order now: {error}")))
                 .hint("try again when one of them is done")
         }
         _ => failure(error),
@@ -146,10 +146,10 @@ fn answered(peer: &str, line: &str) -> Result<Box<Replica>, Failure> {
     match reply.answer {
         Answer::Replicated { replica } => Ok(replica),
         Answer::Refused { message, hint, input } => {
-            let words = plain(&format!("{peer} says: {message}"));
+            let words = printable(&format!("{peer} says: {message}"));
             let failure = if input { Failure::input(words) } else { Failure::failed(words) };
             Err(match hint {
-                Some(hint) => failure.hint(plain(&format!("at {peer}: {hint}"))),
+                Some(hint) => failure.hint(printable(&format!("at {peer}: {hint}"))),
                 None => failure,
             })
         }
@@ -158,7 +158,7 @@ fn answered(peer: &str, line: &str) -> Result<Box<Replica>, Failure> {
 }
 
 /// Without what steers a terminal.
-fn plain(words: &str) -> String {
+fn printable(words: &str) -> String {
     words.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

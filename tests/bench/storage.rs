@@ -1,6 +1,6 @@
 //! One stream by storage, a small session beside it, and what the medium gives to one that writes
-//! and one that reads at the same time; then, once more, with beats beside it. The medium is a file in the folder for temporary files
-//! (`TMPDIR`), opened with O_DIRECT where that is possible.
+//! and one that reads at the same time; then, once more, with beats beside it. The medium is a file
+//! in the folder for temporary files (`TMPDIR`), opened with O_DIRECT where that is possible.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},

@@ -1,8 +1,9 @@
 //! Runs the stories file by file, one after the other, one file at a time on this machine; then
 //! the patient ones, two at a time ([`lanes`]; `--test-threads 1`: one).
 //!
-//! A story that fails does not keep the others from being told; one that hangs does. The harness is our own because a lab needs what threads of a common one cannot have: a process
-//! that enters namespaces, that is its own traffic tool, and that nobody else's lab disturbs.
+//! A story that fails does not keep the others from being told; one that hangs does. The harness is
+//! our own because a lab needs what threads of a common one cannot have: a process that enters
+//! namespaces, that is its own traffic tool, and that nobody else's lab disturbs.
 //! It understands the flags of `cargo test` that matter: filters, `--exact`, `--skip`, `--list`,
 //! `--test-threads 1`.
 

@@ -21,7 +21,7 @@ use crate::format::{BLOCK_MAX, BLOCK_MIN, NODES_MAX};
 use crate::keeper::WATCH_BEATS;
 use crate::media::s3::{self, NO_END, S3Device, S3Url};
 use crate::media::{self, BlockDevice, Direct, How, Location, OpenError};
-use crate::pace::{Class, WATCHED_BEAT_MAX};
+use crate::pace::{Class, watched_beat};
 use crate::probe;
 use crate::runtime::{AttachError, read_superblock};
 use std::fs::OpenOptions;
@@ -408,13 +408,14 @@ fn new_superblock(
     nodes: &[u8],
     old: Option<&Superblock>,
 ) -> Result<Superblock, InitError> {
-    let have = device.size();
-    // A store gives as much as is asked for: enough for the usual rings, when nothing is.
-    let unasked = device.class() == Class::Object && o.size.is_none();
-    let size = if unasked { usual_bytes(o, nodes) } else { have };
-    let o = &InitOptions { size: o.size.or_else(|| unasked.then_some(size)), ..o.clone() };
-    let have = if device.class() == Class::Object { NO_END } else { have };
-    let geometry = plan(path, o, nodes, have, device.logical_block())?;
+    let geometry = if device.class() == Class::Object {
+        // A store gives as much as is asked for: enough for the usual rings, when nothing is.
+        let size = o.size.unwrap_or_else(|| usual_bytes(o, nodes));
+        let o = InitOptions { size: Some(size), ..o.clone() };
+        plan(path, &o, nodes, NO_END, device.logical_block())?
+    } else {
+        plan(path, o, nodes, device.size(), device.logical_block())?
+    };
     let mut uuid = [0; 16];
     getrandom::fill(&mut uuid).map_err(|e| InitError::Random { detail: e.to_string() })?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -552,7 +553,7 @@ pub(crate) fn watch(device: &dyn BlockDevice, volume: &Superblock) -> Result<Opt
     };
     let first = look()?;
     let slowest = first.entries.iter().flatten().filter(|e| !e.goodbye);
-    let slowest = slowest.map(|e| e.interval_us.clamp(10_000, WATCHED_BEAT_MAX)).max().unwrap_or(0);
+    let slowest = slowest.map(|e| watched_beat(e.interval_us)).max().unwrap_or(0);
     let until = std::time::Instant::now() + Duration::from_micros(slowest * WATCH_BEATS);
     while std::time::Instant::now() < until {
         std::thread::sleep(Duration::from_micros((slowest / 4).clamp(5_000, 100_000)));

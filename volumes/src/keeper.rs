@@ -24,7 +24,7 @@ use crate::event::{Fact, FenceReason, IoFault, IoFaultKind, Micros, Op, Reason, 
 use crate::fence::{self, Look, Misses, Permit};
 use crate::format::superblock::{Copy, Superblock};
 use crate::format::table::{Cell, Entry, Head, Table};
-use crate::pace::{Class, Pace, WATCHED_BEAT_MAX};
+use crate::pace::{Class, Times, watched_beat};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,8 +33,6 @@ use std::sync::Arc;
 pub const WATCH_BEATS: u64 = 3;
 /// A dead daemon's last beat may land late, once; whoever beats again lives.
 const LIVES_AFTER: u32 = 2;
-const WATCH_BEAT_MIN: Micros = 10_000;
-const WATCH_BEAT_MAX: Micros = WATCHED_BEAT_MAX;
 const RETRY_MIN: Micros = 10_000;
 const RETRY_MAX: Micros = 1_000_000;
 /// The low bits of an epoch are random, so that two clones of one volume differ.
@@ -106,7 +104,7 @@ struct Known {
 #[derive(Debug)]
 pub struct Keeper {
     o: KeeperOptions,
-    pace: Pace,
+    times: Times,
     slot: usize,
     phase: Phase,
     flight: Flight,
@@ -121,7 +119,7 @@ pub struct Keeper {
     asked: Micros,
     /// How long looks at the table took at worst, lately.
     slow_look: Micros,
-    /// The next entry announces a longer interval and is written by any look.
+    /// The next entry announces a longer interval, and may follow a look as old as that.
     announcing: bool,
     cells: Vec<Cell>,
     known: Vec<Known>,
@@ -141,11 +139,11 @@ impl Keeper {
     pub fn new(o: KeeperOptions) -> Option<Self> {
         let slots = o.superblock.geometry.nodes.len();
         let slot = o.superblock.geometry.slot(o.node)?;
-        let pace = Class::Local.pace();
-        let interval = pace.beat(o.interval, 0, slots);
+        let times = Class::Local.times();
+        let interval = times.beat(o.interval, 0, slots);
         o.permit.set_interval(interval);
         Some(Self {
-            pace,
+            times,
             slot,
             phase: Phase::Watch { seen: None, until: 0, next: 0, moved: 0 },
             flight: Flight::None,
@@ -173,8 +171,8 @@ impl Keeper {
 
     /// For a medium that is not a disk of this host. To be called before the first step.
     #[must_use]
-    pub fn paced(mut self, pace: Pace) -> Self {
-        self.pace = pace;
+    pub fn timed(mut self, times: Times) -> Self {
+        self.times = times;
         self.set_interval(self.asked);
         self
     }
@@ -197,7 +195,7 @@ impl Keeper {
     /// it where it was announced, and it announces the one after.
     pub fn set_interval(&mut self, asked: Micros) {
         self.asked = asked;
-        let interval = self.pace.beat(asked, self.slow_look, self.known.len());
+        let interval = self.times.beat(asked, self.slow_look, self.known.len());
         if interval != asked {
             self.facts.push_back(Fact::BeatsEvery { interval });
         }
@@ -214,8 +212,8 @@ impl Keeper {
     /// for a beat: it sees that at its next look, and claims again above us.)
     fn follow(&mut self, took: Micros) {
         self.slow_look = took.max(self.slow_look - self.slow_look / 8);
-        let interval = self.pace.beat(self.asked, self.slow_look, self.known.len());
-        let usual = self.pace.beat(self.asked, 0, self.known.len());
+        let interval = self.times.beat(self.asked, self.slow_look, self.known.len());
+        let usual = self.times.beat(self.asked, 0, self.known.len());
         if interval < self.o.interval * 3 / 4 || interval == usual && usual < self.o.interval {
             self.set_interval(self.asked);
             if interval == self.asked {
@@ -447,7 +445,7 @@ impl Keeper {
             return self.claim(table);
         };
         let at = (own.epoch, own.beat);
-        let beat = own.interval_us.clamp(WATCH_BEAT_MIN, WATCH_BEAT_MAX);
+        let beat = watched_beat(own.interval_us);
         // Back in time is a roll-back or a stale read, and no sign of life.
         let moved = moved + u32::from(seen.is_some_and(|before| at > before));
         if moved >= LIVES_AFTER {
@@ -463,7 +461,7 @@ impl Keeper {
 
     fn claim(&mut self, table: &Table) {
         let held = table.get(self.slot).filter(|e| !e.goodbye);
-        self.followed = held.map_or(0, |e| e.interval_us.min(WATCH_BEAT_MAX));
+        self.followed = held.map_or(0, |e| watched_beat(e.interval_us));
         let own = table.get(self.slot).map_or(0, |e| e.epoch);
         let told = table.entries.iter().flatten().filter_map(|e| e.cells.get(self.slot));
         let told = told.map(|c| c.reads_epoch).max().unwrap_or(0);

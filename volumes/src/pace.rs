@@ -1,7 +1,7 @@
 //! How fast a kind of medium is, and what follows for whoever waits for it.
 //!
 //! ```text
-//!   medium -> Class -> Pace: naps and deadlines of the Reader, beats of the Keeper, io deadline
+//!   medium -> Class -> Times: naps and deadlines of the Reader, beats of the Keeper, io deadline
 //! ```
 //!
 //! A disk answers in 50 us and a look costs nothing; a store over HTTP answers in 50 ms and somebody
@@ -27,7 +27,7 @@ pub enum Class {
 
 /// The times that follow from a [`Class`], microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub struct Times {
     /// How long what should be there may be unreadable before it counts as missing.
     pub deadline: Micros,
     /// After traffic, rings are looked at without a pause for so long.
@@ -62,10 +62,17 @@ pub struct Pace {
     beat_looks: u64,
 }
 
-/// Longest beat interval that a watching claimant takes into account.
-pub const WATCHED_BEAT_MAX: Micros = 4_000_000;
+/// Longest beat interval that whoever watches an entry takes into account.
+const WATCHED_BEAT_MAX: Micros = 4_000_000;
+const WATCHED_BEAT_MIN: Micros = 10_000;
 
-const LOCAL: Pace = Pace {
+/// How long a beat counts for whoever watches whether an entry moves, when it announces this.
+#[must_use]
+pub fn watched_beat(announced: Micros) -> Micros {
+    announced.clamp(WATCHED_BEAT_MIN, WATCHED_BEAT_MAX)
+}
+
+const LOCAL: Times = Times {
     deadline: 50_000,
     spin: 1_000,
     nap: 50,
@@ -86,9 +93,9 @@ const LOCAL: Pace = Pace {
     beat_looks: 0,
 };
 
-const REMOTE: Pace = Pace { deadline: 200_000, retry: 1_000, ..LOCAL };
+const REMOTE: Times = Times { deadline: 200_000, retry: 1_000, ..LOCAL };
 
-const OBJECT: Pace = Pace {
+const OBJECT: Times = Times {
     deadline: 2_000_000,
     // One request after the other while records flow: they come in their own time.
     spin: 300_000,
@@ -115,7 +122,7 @@ const OBJECT: Pace = Pace {
 
 impl Class {
     #[must_use]
-    pub const fn pace(self) -> Pace {
+    pub const fn times(self) -> Times {
         match self {
             Self::Local => LOCAL,
             Self::Remote => REMOTE,
@@ -124,7 +131,7 @@ impl Class {
     }
 }
 
-impl Pace {
+impl Times {
     /// The beat interval to keep when `asked` for one, where a look takes so long, on a volume for so
     /// many nodes.
     #[must_use]
@@ -145,22 +152,22 @@ mod tests {
     fn beats_are_as_asked_where_looking_is_free() {
         for class in [Class::Local, Class::Remote] {
             for asked in [5_000, 100_000, 1_000_000, 10_000_000] {
-                assert_eq!(class.pace().beat(asked, 1_000_000, 64), asked);
+                assert_eq!(class.times().beat(asked, 1_000_000, 64), asked);
             }
-            assert_eq!(class.pace().beat(1, 0, 2), 5_000);
+            assert_eq!(class.times().beat(1, 0, 2), 5_000);
         }
     }
 
     #[test]
     fn an_idle_pair_sends_fewer_than_two_requests_a_second() {
-        let pace = Class::Object.pace();
+        let times = Class::Object.times();
         let second = 1_000_000;
         // Per beat both entries are read and one is written; the superblock every ten seconds.
-        let idle = pace.beat(second, 50_000, 2);
+        let idle = times.beat(second, 50_000, 2);
         assert!(3 * second / idle < 2 && idle <= WATCHED_BEAT_MAX, "{idle}");
-        assert!(!pace.standby_looks);
-        assert_eq!(pace.beat(100_000, 50_000, 2), 250_000, "five operations of 50 ms");
-        assert_eq!(pace.beat(100_000, 300_000, 2), 1_200_000, "four slow looks");
-        assert_eq!(pace.beat(second, 0, 64), WATCHED_BEAT_MAX, "a watching claimant must see it");
+        assert!(!times.standby_looks);
+        assert_eq!(times.beat(100_000, 50_000, 2), 250_000, "five operations of 50 ms");
+        assert_eq!(times.beat(100_000, 300_000, 2), 1_200_000, "four slow looks");
+        assert_eq!(times.beat(second, 0, 64), WATCHED_BEAT_MAX, "a watching claimant must see it");
     }
 }

@@ -456,7 +456,7 @@ impl Shared {
         let reader =
             Reader::new(ReaderOptions { node: self.o.node, superblock: superblock.clone() });
         if let Some(r) = reader {
-            self.reader.put(r.paced(found.class.pace()));
+            self.reader.put(r.timed(found.class.times()));
         }
         let _ = self.superblock.set(superblock.clone());
         Ok(())
@@ -489,7 +489,7 @@ impl Shared {
         if let (Some(k), Some(w)) = (keeper, writer) {
             let class = self.class.get().copied().unwrap_or_default();
             self.writer.put(w);
-            self.keeper.put(k.paced(class.pace()));
+            self.keeper.put(k.timed(class.times()));
         }
     }
 
@@ -592,7 +592,7 @@ fn start(
     sink: Sink,
 ) -> Result<Handle, AttachError> {
     let io_deadline = u64::try_from(o.io_deadline.as_micros()).unwrap_or(u64::MAX);
-    let io_deadline = io_deadline.max(o.location.class().pace().stuck_after_min).max(1);
+    let io_deadline = io_deadline.max(o.location.class().times().stuck_after_min).max(1);
     let shared = Arc::new(Shared {
         opener,
         looker,

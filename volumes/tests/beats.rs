@@ -94,7 +94,7 @@ impl Slow {
             permit: permit.clone(),
             pool: pool.clone(),
         });
-        let keeper = keeper.unwrap().paced(Class::Object.pace());
+        let keeper = keeper.unwrap().timed(Class::Object.times());
         Self { disk, keeper, permit, pool, now: 1, looked: 0 }
     }
 
@@ -154,14 +154,14 @@ fn beats_follow_a_store_that_becomes_slow_and_quick_again() {
     let mut slow = Slow::new(ASKED);
     let (facts, entries) = slow.run(20_000, 10_010_000);
     // Three requests a beat, fewer than four a second.
-    let usual = Class::Object.pace().beat(ASKED, 0, 2);
+    let usual = Class::Object.times().beat(ASKED, 0, 2);
     assert!(slow.keeper.is_attached() && told(&facts) == [usual], "{:?}", told(&facts));
     assert!(entries.iter().all(|e| e.0 == usual), "{entries:?}");
 
     // A look takes longer than a permit lasts: by its own rule it could not even say so.
     let takes = usual + 50_000;
     let (facts, entries) = slow.run(takes, 60_000_000);
-    let longer = Class::Object.pace().beat(ASKED, takes, 2);
+    let longer = Class::Object.times().beat(ASKED, takes, 2);
     assert_eq!(told(&facts), [longer]);
     assert!(entries.len() > 5 && entries.iter().all(|e| e.0 == longer), "{entries:?}");
     assert!(entries.iter().all(|e| e.1 < longer), "each follows a look: {entries:?}");

@@ -5,18 +5,17 @@ mod common;
 
 use common::loops::Scratch;
 use common::servers::{At, Server, have};
-use common::threads::{Facts, frames, sink, wait};
+use common::threads::{Facts, clock, numbers, send, try_up, up, wait};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use volumes::media::nbd::{NbdUrl, Options, open};
 use volumes::media::{BlockDevice, Location};
 use volumes::replicator::{Handle as Copy, replicate};
-use volumes::runtime::Clock;
 use volumes::status::VolumeState;
 use volumes::{
     AttachError, AttachOptions, BenchOptions, CopyError, CopyOptions, CopyState, Fact, Handle,
-    InitError, InitOptions, Pace, Refusal, Ring, attach, bench, init, inspect, verify,
+    InitError, InitOptions, Pace, Refusal, bench, init, inspect, verify,
 };
 
 const BYTES: usize = 4 << 20;
@@ -25,39 +24,8 @@ fn options(name: &str) -> InitOptions {
     InitOptions { name: name.into(), nodes: vec![1, 2], ..InitOptions::default() }
 }
 
-/// Nodes in one process have clocks of one origin.
-fn clock() -> Clock {
-    static BEGAN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    let began = *BEGAN.get_or_init(Instant::now);
-    Arc::new(move || u64::try_from(began.elapsed().as_micros()).unwrap().max(1))
-}
-
 fn opts(at: &Location, node: u8) -> AttachOptions {
     AttachOptions { beat_interval: Duration::from_millis(20), ..AttachOptions::new(at, node) }
-}
-
-fn try_up(o: AttachOptions) -> Result<(Handle, Facts), AttachError> {
-    let (facts, sink) = sink();
-    let handle = attach(o, clock(), sink)?;
-    Ok((handle, facts))
-}
-
-fn up(at: &Location, node: u8) -> (Handle, Facts) {
-    let (handle, facts) = try_up(opts(at, node)).unwrap();
-    wait("attach", || handle.epoch() != 0);
-    (handle, facts)
-}
-
-/// Numbers from here to there, 900 bytes each; what the medium says is passed on as the link would.
-fn send(from: &Handle, numbers: std::ops::Range<u32>) {
-    for i in numbers {
-        let frame = [&i.to_le_bytes()[..], &[0; 900]].concat();
-        wait("room", || from.store(2, Ring::Data, &frame).is_ok());
-    }
-}
-
-fn numbers(facts: &Facts) -> Vec<u32> {
-    frames(facts).iter().map(|f| u32::from_le_bytes(f[..4].try_into().unwrap())).collect()
 }
 
 fn file_server(at: &At, file: &Path) -> Server {
@@ -80,21 +48,21 @@ fn records_flow_while_the_server_dies_and_returns() {
         let mut server = Some(file_server(&at, &file));
         let place = Location::parse(&at.url("")).unwrap();
         init(&place, &InitOptions { force: true, ..options("lun") }, |_, _| {}).unwrap();
-        let (a, _) = up(&place, 1);
-        let (b, b_facts) = up(&place, 2);
+        let (a, _) = up(opts(&place, 1));
+        let (b, b_facts) = up(opts(&place, 2));
         let mut sent = 0;
         for _ in 0..3 {
-            send(&a, sent..sent + 500);
+            send(&a, 2, sent..sent + 500);
             sent += 500;
             // In the middle of it.
             drop(server.take());
-            send(&a, sent..sent + 100);
+            send(&a, 2, sent..sent + 100);
             sent += 100;
             wait("it is noticed", || a.status().state == VolumeState::Failed);
             let reason = a.status().reason.unwrap_or_default();
             assert!(!reason.is_empty());
             server = Some(file_server(&at, &file));
-            send(&a, sent..sent + 100);
+            send(&a, 2, sent..sent + 100);
             sent += 100;
             wait("all so far", || numbers(&b_facts).len() >= sent as usize);
         }
@@ -131,20 +99,20 @@ fn nothing_is_written_to_another_volume_that_returns_in_its_place() {
     let slow = AttachOptions { beat_interval: Duration::from_secs(2), ..opts(&place, 1) };
     let (a, a_facts) = try_up(slow).unwrap();
     wait("attach", || a.epoch() != 0);
-    let (_b, b_facts) = up(&place, 2);
+    let (_b, b_facts) = up(opts(&place, 2));
     let fenced = || {
         let is = |f: &&Fact| matches!(f, Fact::Fenced { .. });
         a_facts.lock().unwrap().iter().filter(is).count()
     };
     let mut sent = 0;
     for round in 0..5 {
-        send(&a, sent..sent + 100);
+        send(&a, 2, sent..sent + 100);
         sent += 100;
         wait("all so far", || numbers(&b_facts).len() == sent as usize);
         let seen = fenced();
         drop(server);
         let stranger = file_server(&at, &other);
-        send(&a, sent..sent + 100);
+        send(&a, 2, sent..sent + 100);
         sent += 100;
         wait("it is seen", || fenced() > seen);
         // What would be written by mistake is written by now.
@@ -167,7 +135,7 @@ fn one_daemon_per_node_and_host_and_no_init_over_a_living_volume() {
     let _server = Server::nbdkit(&at, &["memory", "4M"]);
     let place = Location::parse(&at.url("lun")).unwrap();
     init(&place, &options("lun"), |_, _| {}).unwrap();
-    let (a, _) = up(&place, 1);
+    let (a, _) = up(opts(&place, 1));
     // The same volume under another name.
     let e = try_up(opts(&Location::parse(&at.url("")).unwrap(), 1)).unwrap_err();
     assert!(matches!(e, AttachError::Locked { node: 1, .. }), "{e}");
@@ -323,7 +291,7 @@ fn a_volume_is_copied_to_an_export_and_back() {
 
 /// All of them arrive, in order.
 fn send_all(a: &Handle, following: &Copy, b_facts: &Facts, count: u32) {
-    send(a, 0..count);
+    send(a, 2, 0..count);
     wait("all of them", || numbers(b_facts).len() >= count as usize);
     assert!(numbers(b_facts).into_iter().eq(0..count), "in order, none twice, none lost");
     wait("in sync", || following.status().state == CopyState::InSync);

@@ -6,67 +6,55 @@ mod common;
 use common::loops::Scratch;
 use common::s3::door::Door;
 use common::s3::{Kind, Store};
+use common::threads::{Facts, clock, numbers, send, try_up, up, wait};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use volumes::log::receive::Mode;
 use volumes::media::Location;
-use volumes::runtime::Clock;
 use volumes::status::VolumeState;
 use volumes::{
     AttachError, AttachOptions, BenchError, BenchOptions, CopyError, CopyOptions, Fact, Handle,
-    InitError, InitOptions, Pace, Refusal, Ring, attach, bench, init, inspect, replicate, verify,
+    InitError, InitOptions, Pace, Refusal, Ring, bench, init, inspect, replicate, verify,
 };
-
-type Facts = Arc<Mutex<Vec<Fact>>>;
-
-/// Nodes in one process have clocks of one origin.
-fn clock() -> Clock {
-    static BEGAN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    let began = *BEGAN.get_or_init(Instant::now);
-    Arc::new(move || u64::try_from(began.elapsed().as_micros()).unwrap().max(1))
-}
 
 fn place(url: &str) -> Location {
     Location::parse(url).unwrap()
 }
 
-fn format(url: &str) {
-    let o = InitOptions { name: "lun".into(), nodes: vec![1, 2], ..InitOptions::default() };
-    init(place(url), &o, |_, _| {}).unwrap();
+fn node(url: &str, node: u8) -> AttachOptions {
+    AttachOptions::new(place(url), node)
 }
 
-fn try_up(url: &str, node: u8) -> Result<(Handle, Facts), AttachError> {
-    let facts: Facts = Arc::default();
-    let f = facts.clone();
-    let o = AttachOptions::new(place(url), node);
-    let handle = attach(o, clock(), Arc::new(move |fact| f.lock().unwrap().push(fact)))?;
-    Ok((handle, facts))
+/// A volume behind a door, and a node on either side.
+struct Site {
+    door: Door,
+    a: (Handle, Facts),
+    b: (Handle, Facts),
+    store: Store,
+    _dir: Scratch,
 }
 
-fn up(url: &str, node: u8) -> (Handle, Facts) {
-    let (handle, facts) = try_up(url, node).unwrap();
-    wait("attach", || handle.epoch() != 0);
-    (handle, facts)
+impl Site {
+    fn start(name: &str) -> Option<Self> {
+        let dir = Scratch::new(name);
+        let store = Store::start(Kind::Moto, &dir.0)?;
+        let door = Door::new(store.port);
+        let url = store.url_at("lun", &format!("http://127.0.0.1:{}", door.port));
+        format(&url);
+        let (a, b) = (up(node(&url, 1)), up(node(&url, 2)));
+        acquainted([&a.1, &b.1]);
+        Some(Self { door, a, b, store, _dir: dir })
+    }
 }
 
 fn join(at: &Location, node: u8, sends: bool) -> (Handle, Facts) {
-    let facts: Facts = Arc::default();
-    let f = facts.clone();
-    let o = AttachOptions { sends, single_host: true, ..AttachOptions::new(at.clone(), node) };
-    let sink = Arc::new(move |fact| f.lock().unwrap().push(fact));
-    let handle = attach(o, clock(), sink).unwrap();
-    wait("attach", || handle.epoch() != 0);
-    (handle, facts)
+    up(AttachOptions { sends, single_host: true, ..AttachOptions::new(at.clone(), node) })
 }
 
-/// A watchdog against hangs, not a measure.
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(120);
-    while !done() {
-        assert!(Instant::now() < until, "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+fn format(url: &str) {
+    let o = InitOptions { name: "lun".into(), nodes: vec![1, 2], ..InitOptions::default() };
+    init(place(url), &o, |_, _| {}).unwrap();
 }
 
 /// Both see each other's beats.
@@ -75,22 +63,6 @@ fn acquainted(facts: [&Facts; 2]) {
         let is = |f: &Facts| f.lock().unwrap().iter().any(|f| matches!(f, Fact::PeerBeat { .. }));
         facts.iter().all(|f| is(f))
     });
-}
-
-fn send(from: &Handle, to: u8, numbers: std::ops::Range<u32>) {
-    for i in numbers {
-        let frame = [&i.to_le_bytes()[..], &[0; 900]].concat();
-        wait("room", || from.store(to, Ring::Data, &frame).is_ok());
-    }
-}
-
-fn numbers(facts: &Facts) -> Vec<u32> {
-    let facts = facts.lock().unwrap();
-    let frames = facts.iter().filter_map(|f| match f {
-        Fact::Frames { frames, .. } => Some(frames),
-        _ => None,
-    });
-    frames.flatten().map(|f| u32::from_le_bytes(f[..4].try_into().unwrap())).collect()
 }
 
 fn in_order(facts: &Facts, upto: u32) {
@@ -111,7 +83,7 @@ fn records_and_messages_cross_both_ways() {
         let Some(store) = Store::start(kind, &dir.0) else { continue };
         let url = store.url("lun");
         format(&url);
-        let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));
+        let ((a, a_facts), (b, b_facts)) = (up(node(&url, 1)), up(node(&url, 2)));
         acquainted([&a_facts, &b_facts]);
         a.mailbox(2, b"key").unwrap();
         for round in 0..5 {
@@ -125,7 +97,7 @@ fn records_and_messages_cross_both_ways() {
         wait("release", || a.status().lanes[0].used_bytes == 0);
         assert_eq!(states(&a, &b), UP);
         // One daemon per node and host, and no init over a living volume.
-        let e = try_up(&url, 1).unwrap_err();
+        let e = try_up(node(&url, 1)).unwrap_err();
         assert!(matches!(e, AttachError::Locked { node: 1, .. }), "{e}");
         let force = InitOptions {
             name: "lun".into(),
@@ -155,7 +127,7 @@ fn nothing_is_lost_when_the_server_is_killed_in_the_middle() {
     let Some(mut store) = Store::start(Kind::S3rver, &dir.0) else { return };
     let url = store.url("lun");
     format(&url);
-    let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));
+    let ((a, a_facts), (b, b_facts)) = (up(node(&url, 1)), up(node(&url, 2)));
     acquainted([&a_facts, &b_facts]);
     let mut sent = 0;
     for _ in 0..3 {
@@ -179,18 +151,13 @@ fn nothing_is_lost_when_the_server_is_killed_in_the_middle() {
 
 #[test]
 fn a_server_that_stalls_throttles_or_is_slow_loses_nothing() {
-    let dir = Scratch::new("s3-slow");
-    let Some(store) = Store::start(Kind::Moto, &dir.0) else { return };
-    let door = Door::new(store.port);
-    let url = store.url_at("lun", &format!("http://127.0.0.1:{}", door.port));
-    format(&url);
-    let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));
-    acquainted([&a_facts, &b_facts]);
+    let Some(site) = Site::start("s3-slow") else { return };
+    let Site { door, a: (a, a_facts), b: (b, b_facts), store, .. } = &site;
     let mut sent = 0;
     let both = |sent: &mut u32| {
         for _ in 0..5 {
-            send(&a, 2, *sent..*sent + 20);
-            send(&b, 1, *sent..*sent + 20);
+            send(a, 2, *sent..*sent + 20);
+            send(b, 1, *sent..*sent + 20);
             *sent += 20;
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -204,8 +171,8 @@ fn a_server_that_stalls_throttles_or_is_slow_loses_nothing() {
     ] {
         rule.store(value, Ordering::Relaxed);
         both(&mut sent);
-        in_order(&a_facts, sent);
-        in_order(&b_facts, sent);
+        in_order(a_facts, sent);
+        in_order(b_facts, sent);
         rule.store(0, Ordering::Relaxed);
     }
     assert!(a.status().requests.unwrap().throttled > 0);
@@ -214,19 +181,19 @@ fn a_server_that_stalls_throttles_or_is_slow_loses_nothing() {
     both(&mut sent);
     wait("its reason", || reason().contains("SlowDown"));
     door.rules.throttled_percent.store(0, Ordering::Relaxed);
-    in_order(&b_facts, sent);
+    in_order(b_facts, sent);
     door.rules.closed.store(true, Ordering::Relaxed);
     both(&mut sent);
     wait("its reason", || reason().contains("connection"));
     door.rules.closed.store(false, Ordering::Relaxed);
-    in_order(&b_facts, sent);
+    in_order(b_facts, sent);
     store.signal("-STOP");
     both(&mut sent);
     wait("its reason", || matches!(a.status().state, VolumeState::Stalled | VolumeState::Failed));
     store.signal("-CONT");
-    in_order(&a_facts, sent);
-    in_order(&b_facts, sent);
-    wait("recovery", || states(&a, &b) == UP);
+    in_order(a_facts, sent);
+    in_order(b_facts, sent);
+    wait("recovery", || states(a, b) == UP);
     let said = format!("{:?} {:?}", a.status(), a_facts.lock().unwrap());
     assert!(!said.contains("TOPSECRET"));
 }
@@ -237,7 +204,7 @@ fn an_idle_pair_asks_less_than_twice_a_second_each() {
     let Some(store) = Store::start(Kind::Moto, &dir.0) else { return };
     let url = store.url("lun");
     format(&url);
-    let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));
+    let ((a, a_facts), (b, b_facts)) = (up(node(&url, 1)), up(node(&url, 2)));
     acquainted([&a_facts, &b_facts]);
     send(&a, 2, 0..10);
     in_order(&b_facts, 10);
@@ -349,21 +316,16 @@ fn a_store_is_copied_from_and_to() {
 /// A store that loses some requests costs each of them half a second, not its deadline.
 #[test]
 fn a_request_without_an_answer_is_sent_again() {
-    let dir = Scratch::new("s3-lost");
-    let Some(store) = Store::start(Kind::Moto, &dir.0) else { return };
-    let door = Door::new(store.port);
-    let url = store.url_at("lun", &format!("http://127.0.0.1:{}", door.port));
-    format(&url);
-    let ((a, a_facts), (b, b_facts)) = (up(&url, 1), up(&url, 2));
-    acquainted([&a_facts, &b_facts]);
+    let Some(site) = Site::start("s3-lost") else { return };
+    let Site { door, a: (a, a_facts), b: (_, b_facts), .. } = &site;
     // Every hundredth: what is sent again half a second later is not another one.
     door.rules.lost_percent.store(1, Ordering::Relaxed);
     // Until several were lost.
     let mut sent = 0;
     while door.rules.requests.load(Ordering::Relaxed) < 500 {
-        send(&a, 2, sent..sent + 10);
+        send(a, 2, sent..sent + 10);
         sent += 10;
-        in_order(&b_facts, sent);
+        in_order(b_facts, sent);
     }
     let failed = |facts: &Facts| {
         let facts = facts.lock().unwrap();
@@ -374,8 +336,7 @@ fn a_request_without_an_answer_is_sent_again() {
         // A beat is not sent twice: it would land after a newer one.
         faults.filter(|detail| !detail.starts_with("write our beat")).count()
     };
-    let (here, there) = (failed(&a_facts), failed(&b_facts));
+    let (here, there) = (failed(a_facts), failed(b_facts));
     assert_eq!((here, there), (0, 0), "requests that were given up");
     door.rules.lost_percent.store(0, Ordering::Relaxed);
-    drop((a, b));
 }

@@ -9,7 +9,7 @@ use crate::format::superblock::{Superblock, tests::sample};
 use crate::format::table::{Cell, Entry, Head, Table};
 use bytes::Bytes;
 
-const DEADLINE: Micros = crate::pace::Class::Local.pace().deadline;
+const DEADLINE: Micros = crate::pace::Class::Local.times().deadline;
 const EPOCH: u64 = 9 << 16;
 
 struct Bench {

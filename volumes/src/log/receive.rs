@@ -28,7 +28,7 @@ use crate::format::mailbox;
 use crate::format::record::{self, Address, Header, Kind};
 use crate::format::superblock::Superblock;
 use crate::format::table::{Entry, Head, Table};
-use crate::pace::{Class, Pace};
+use crate::pace::{Class, Times};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -155,7 +155,7 @@ pub struct ReaderOptions {
 #[derive(Debug)]
 pub struct Reader {
     o: ReaderOptions,
-    pace: Pace,
+    times: Times,
     slot: usize,
     mode: Mode,
     lanes: Vec<Lane>,
@@ -194,9 +194,9 @@ impl Reader {
             letter_trouble: None,
             tails: [(); 2].map(|()| Tail::new(Head::START, Head::START)),
         });
-        let pace = Class::Local.pace();
+        let times = Class::Local.times();
         Some(Self {
-            pace,
+            times,
             slot,
             mode: Mode::Active,
             lanes: lanes.collect(),
@@ -210,7 +210,7 @@ impl Reader {
             letter_look_at: 0,
             letter_turn: 0,
             round_at: 0,
-            nap: pace.nap,
+            nap: times.nap,
             traffic_at: 0,
             facts: VecDeque::new(),
             counters: Counters::default(),
@@ -220,8 +220,8 @@ impl Reader {
 
     /// For a medium that is not a disk of this host.
     #[must_use]
-    pub fn paced(self, pace: Pace) -> Self {
-        Self { pace, nap: pace.nap, ..self }
+    pub fn timed(self, times: Times) -> Self {
+        Self { times, nap: times.nap, ..self }
     }
 
     #[must_use]
@@ -310,7 +310,7 @@ impl Reader {
     /// Look now (a doorbell rang).
     pub fn wake(&mut self, now: Micros) {
         self.round_at = self.round_at.min(now);
-        self.nap = self.pace.nap;
+        self.nap = self.times.nap;
     }
 
     /// The medium answers again: what could not be read is looked at without waiting any longer.
@@ -369,15 +369,15 @@ impl Reader {
         }
         let idle = now.saturating_sub(self.traffic_at);
         self.round_at = match self.mode {
-            _ if idle < self.pace.spin && self.traffic_at != 0 => now,
-            Mode::Standby { .. } if !self.pace.standby_looks => Micros::MAX,
+            _ if idle < self.times.spin && self.traffic_at != 0 => now,
+            Mode::Standby { .. } if !self.times.standby_looks => Micros::MAX,
             Mode::Standby { interval } => now + interval.max(1),
-            Mode::Active if idle < self.pace.nap_long_after => {
-                self.nap = self.pace.nap;
+            Mode::Active if idle < self.times.nap_long_after => {
+                self.nap = self.times.nap;
                 now + self.nap
             }
             Mode::Active => {
-                self.nap = (self.nap * 2).min(self.pace.nap_max);
+                self.nap = (self.nap * 2).min(self.times.nap_max);
                 now + self.nap
             }
         };
@@ -391,20 +391,20 @@ impl Reader {
         self.rounds += 1;
         let idle = len_u32(GUESS_BYTES_IDLE / self.o.superblock.geometry.block()).max(1);
         let hot =
-            |t: &Tail| now.saturating_sub(t.delivered_at) < self.pace.spin && t.delivered_at != 0;
+            |t: &Tail| now.saturating_sub(t.delivered_at) < self.times.spin && t.delivered_at != 0;
         let tails = || self.lanes.iter().flat_map(|l| &l.tails);
         let small = tails().all(|t| !hot(t) || t.guess <= idle);
-        let enough = if small && self.pace.standby_looks {
+        let enough = if small && self.times.standby_looks {
             !self.rounds.is_multiple_of(4)
         } else {
-            now.saturating_sub(self.wide_at) < self.pace.silent_look
+            now.saturating_sub(self.wide_at) < self.times.silent_look
         };
         let narrow = enough && tails().any(hot);
         if !narrow {
             self.wide_at = now;
         }
         // Where a look costs something, standby leaves it to the table to announce records.
-        let quiet = self.mode != Mode::Active && !self.pace.standby_looks;
+        let quiet = self.mode != Mode::Active && !self.times.standby_looks;
         for ring in Ring::BOTH {
             for (slot, lane) in self.lanes.iter().enumerate() {
                 let tail = &lane.tails[ring.index()];
@@ -452,7 +452,7 @@ impl Reader {
 
     /// Whose mailbox to look at although the table announces nothing.
     fn letter_unannounced(&mut self, now: Micros) -> Option<usize> {
-        let idle = self.traffic_at == 0 || now.saturating_sub(self.traffic_at) >= self.pace.spin;
+        let idle = self.traffic_at == 0 || now.saturating_sub(self.traffic_at) >= self.times.spin;
         if self.mode != Mode::Active || !idle || now < self.letter_look_at {
             return None;
         }
@@ -463,7 +463,7 @@ impl Reader {
             s != self.slot && l.epoch != 0 && l.letters_announced <= l.letters_read
         })?;
         self.letter_turn = slot + 1;
-        self.letter_look_at = now + self.pace.letter_look / n as u64;
+        self.letter_look_at = now + self.times.letter_look / n as u64;
         Some(slot)
     }
 
@@ -513,11 +513,11 @@ impl Reader {
                 }
             }
             _ => {
-                lane.letter_retry_at = now + self.pace.retry;
+                lane.letter_retry_at = now + self.times.retry;
                 let since = *lane.letter_trouble.get_or_insert(now);
                 if bytes.is_none() {
-                    lane.letter_retry_at = now + self.pace.deadline;
-                } else if now.saturating_sub(since) >= self.pace.deadline {
+                    lane.letter_retry_at = now + self.times.deadline;
+                } else if now.saturating_sub(since) >= self.times.deadline {
                     // Damaged: the next message will overwrite it.
                     lane.letters_read = lane.letters_announced;
                     lane.letter_trouble = None;
@@ -669,7 +669,7 @@ impl Reader {
         tail.go_to(expected.behind(h));
         tail.delivered_at = now.max(1);
         self.traffic_at = now.max(1);
-        self.nap = self.pace.nap;
+        self.nap = self.times.nap;
         self.round_at = now;
         let (from, ring, number) = (lane.node, poll.ring, poll.at.number);
         if h.kind == Kind::Data {
@@ -683,9 +683,9 @@ impl Reader {
     /// The expected record is not to be had; perhaps it never will be.
     fn trouble(&mut self, now: Micros, poll: Poll) {
         let tail = &mut self.lanes[poll.slot].tails[poll.ring.index()];
-        tail.retry_at = now + self.pace.retry;
+        tail.retry_at = now + self.times.retry;
         let since = *tail.trouble.get_or_insert(now);
-        if now.saturating_sub(since) < self.pace.deadline {
+        if now.saturating_sub(since) < self.times.deadline {
             return;
         }
         if tail.behind() {
@@ -711,7 +711,7 @@ impl Reader {
         tail.carry = Bytes::new();
         if tail.behind()
             && tail.tables_since_fault >= 2
-            && now.saturating_sub(since) >= self.pace.deadline
+            && now.saturating_sub(since) >= self.times.deadline
         {
             tail.fault = None;
             self.give_up(poll);

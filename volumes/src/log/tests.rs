@@ -17,7 +17,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const DEADLINE: Micros = crate::pace::Class::Local.pace().deadline;
+const DEADLINE: Micros = crate::pace::Class::Local.times().deadline;
 
 struct Rng(u64);
 

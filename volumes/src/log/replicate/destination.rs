@@ -16,7 +16,7 @@ use crate::format::bytes::len_u32;
 use crate::format::mailbox;
 use crate::format::record::Header;
 use crate::format::table::{COUNTER_END, Entry, Head};
-use crate::pace::Pace as Times;
+use crate::pace::Times;
 use bytes::Bytes;
 
 /// What may be written at once after a pause, as a part of a second's.

@@ -40,7 +40,7 @@ use crate::buffer::Pool;
 use crate::event::{IoFault, Micros, Op, Step};
 use crate::format::stamp::Stamp;
 use crate::format::superblock::{Copy, FormatError, Superblock};
-use crate::pace::{Class, Pace as Times};
+use crate::pace::{Class, Times};
 use bytes::Bytes;
 use lanes::{Letter, Node, Run};
 use round::Phase;
@@ -180,7 +180,7 @@ impl Replicator {
             queue: Default::default(),
             queue_bytes: 0,
             letters: VecDeque::new(),
-            polling: Polling::new(o.classes[Side::Source.index()].pace()),
+            polling: Polling::new(o.classes[Side::Source.index()].times()),
             work: None,
             allowance: 0,
             allowance_at: 0,
@@ -193,7 +193,7 @@ impl Replicator {
     }
 
     fn times(&self, side: Side) -> Times {
-        self.o.classes[side.index()].pace()
+        self.o.classes[side.index()].times()
     }
 
     #[must_use]

@@ -18,7 +18,7 @@ use crate::format::bytes::len_u32;
 use crate::format::mailbox;
 use crate::format::record::{Address, Header};
 use crate::format::table::{Head, Table};
-use crate::pace::{Class, Pace as Times};
+use crate::pace::{Class, Times};
 use bytes::Bytes;
 use std::collections::VecDeque;
 

@@ -20,9 +20,8 @@ use crate::fence::Misses;
 use crate::format::stamp::Stamp;
 use crate::format::table::{Entry, Head, Table};
 use crate::keeper::WATCH_BEATS;
+use crate::pace::watched_beat;
 
-const BEAT_MIN: Micros = 10_000;
-const BEAT_MAX: Micros = 2_000_000;
 /// One late write of a dead replicator may land; whoever writes again lives.
 const LIVES_AFTER: u32 = 2;
 /// First read behind the head announced: a beat's worth of a busy lane.
@@ -111,7 +110,7 @@ impl Replicator {
             (Standing::Copied, _) if known && at == node.written => return Verdict::Fine,
             (Standing::Copied, Some((e, None))) => {
                 // Somebody attached there under its own name.
-                let rest = here.interval_us.clamp(BEAT_MIN, BEAT_MAX) * WATCH_BEATS;
+                let rest = watched_beat(here.interval_us) * WATCH_BEATS;
                 let silent = here.goodbye || now.saturating_sub(node.latest_at) > rest;
                 let sends = (0..e.cells.len()).any(|to| to != slot && e.sends_to(to));
                 return if sends {
@@ -263,7 +262,7 @@ impl Node {
     /// Whether that entry was looked at for three of its beats without moving.
     fn stood_still(&mut self, now: Micros, there: &Entry) -> bool {
         let at = (there.epoch, there.beat);
-        let rest = there.interval_us.clamp(BEAT_MIN, BEAT_MAX) * WATCH_BEATS;
+        let rest = watched_beat(there.interval_us) * WATCH_BEATS;
         match self.standing {
             Standing::Watching { seen, until } if seen == at => now >= until,
             Standing::Watching { seen, .. } => {

@@ -1,15 +1,17 @@
 //! Stands for the client where this program is built without the feature `s3`: URLs are still
 //! understood, and opening one says what is missing.
 
+#[path = "options.rs"]
+mod options;
 #[path = "url.rs"]
 pub mod url;
 
+pub use options::Options;
 pub use url::{S3Url, Settings};
 
 use super::BlockDevice;
 use crate::event::IoFault;
 use crate::format::superblock::Superblock;
-use std::time::Duration;
 
 pub(crate) const NO_END: u64 = 1 << 48;
 
@@ -29,26 +31,6 @@ impl S3Error {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         false
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    pub write: bool,
-    pub connect_deadline: Duration,
-    pub request_deadline: Duration,
-}
-
-impl Options {
-    #[must_use]
-    pub fn new(write: bool) -> Self {
-        let request_deadline = Duration::from_secs(5);
-        Self { write, connect_deadline: Duration::from_secs(3), request_deadline }
-    }
-
-    #[must_use]
-    pub fn patient(write: bool) -> Self {
-        Self::new(write)
     }
 }
 

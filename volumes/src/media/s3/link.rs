@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 /// The first pause after an answer that asks for fewer requests; doubled up to the second.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// A store in trouble is asked twice for what it reads, never more often.
+/// What may be asked twice is asked again after so long, and never a third time.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// How much later than its deadline an answer is waited for: the executor may be late itself.
 const GRACE: Duration = Duration::from_millis(500);
@@ -242,8 +242,8 @@ impl Link {
     }
 }
 
-/// The first answer to a request that is sent again when none comes for very long: a store loses one
-/// in some hundreds, and everything behind it would wait for its deadline.
+/// The first answer to a request that is sent again when none comes for very long: a store may lose
+/// one, and everything behind it would wait for its deadline.
 async fn patiently<T, F: Future<Output = Result<T, object_store::Error>>>(
     ask: impl Fn() -> F,
 ) -> Result<T, object_store::Error> {

@@ -21,10 +21,12 @@ mod client;
 mod credentials;
 mod link;
 mod names;
+mod options;
 mod sweep;
 mod trouble;
 pub mod url;
 
+pub use options::Options;
 pub use trouble::S3Error;
 pub use url::{S3Url, Settings};
 
@@ -51,33 +53,6 @@ use sweep::Sweeper;
 pub(crate) const NO_END: u64 = 1 << 48;
 /// How old the superblock may be that a look at the table shows.
 const SUPERBLOCK_AGE_MAX: Duration = Duration::from_secs(10);
-
-/// How to open, and how long to be patient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    pub write: bool,
-    /// For the TCP connection.
-    pub connect_deadline: Duration,
-    /// For one request, its connection included.
-    pub request_deadline: Duration,
-}
-
-impl Options {
-    #[must_use]
-    pub fn new(write: bool) -> Self {
-        Self {
-            write,
-            connect_deadline: Duration::from_secs(3),
-            request_deadline: Duration::from_secs(5),
-        }
-    }
-
-    /// For commands that a person waits for.
-    #[must_use]
-    pub fn patient(write: bool) -> Self {
-        Self { request_deadline: Duration::from_secs(30), ..Self::new(write) }
-    }
-}
 
 /// Opens one place again and again with the same connections; one per attached volume.
 #[derive(Debug)]

@@ -82,15 +82,7 @@ impl Sweeper {
                 return;
             }
             let others = volume.geometry.nodes.iter().filter(|&&n| n != node);
-            let lanes = others.map(|&to| Lane {
-                to,
-                done: [0; 2],
-                read: [0; 2],
-                laps: Default::default(),
-                waits_since: None,
-                old_epochs_gone: false,
-                peer_reads_us: false,
-            });
+            let lanes = others.map(|&to| Lane::new(to));
             s.own = Some(Own { node, epoch, since: Instant::now(), lanes: lanes.collect() });
         });
     }
@@ -144,6 +136,18 @@ impl Sweeper {
 }
 
 impl Lane {
+    fn new(to: u8) -> Self {
+        Self {
+            to,
+            done: [0; 2],
+            read: [0; 2],
+            laps: Default::default(),
+            waits_since: None,
+            old_epochs_gone: false,
+            peer_reads_us: false,
+        }
+    }
+
     fn lap(&mut self, name: &RecordName, place: u32, blocks: u32) {
         let r = name.ring.index();
         let laps = &mut self.laps[r];
@@ -241,15 +245,7 @@ mod tests {
 
     #[test]
     fn a_record_ends_with_its_peers_cursor_or_when_its_place_is_used_again() {
-        let mut lane = Lane {
-            to: 2,
-            done: [0; 2],
-            read: [0; 2],
-            laps: Default::default(),
-            waits_since: None,
-            old_epochs_gone: false,
-            peer_reads_us: false,
-        };
+        let mut lane = Lane::new(2);
         let mut write = |number, place, blocks| {
             let name = RecordName { from: 1, to: 2, ring: Ring::Data, epoch: 7, number };
             lane.lap(&name, place, blocks);
