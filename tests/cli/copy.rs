@@ -3,10 +3,12 @@
 //! gone, comes twice, or an entry that moves back after a `kill -9`.
 //!
 //! `SIDEPATH_KILLS=100 cargo test --test cli copy -- --nocapture` kills a hundred times per mode
-//! (6) and prints how long the copies took to go on.
+//! and side that fails (6) and prints how long the copies took to go on.
 
 use std::{
-    process::Child,
+    io::Read,
+    os::unix::net::UnixStream,
+    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -116,23 +118,75 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// One of the two volumes, reached through a server that fails one request in ten.
+struct Failing {
+    server: Child,
+    url: String,
+}
+
+impl Failing {
+    /// `None` where there is no such server.
+    fn side(room: &Room, name: &str) -> Option<Self> {
+        let socket = room.join("failing.sock");
+        let mut command = Command::new("nbdkit");
+        command
+            .args(["--exit-with-parent", "-f", "--filter=error", "-U"])
+            .args([&socket, std::path::Path::new("file"), &room.join(name)])
+            .args(["error-pwrite-rate=10%", "error-pread-rate=10%"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let Ok(server) = command.spawn() else {
+            println!("SKIPPED: needs nbdkit");
+            assert!(std::env::var_os("SIDEPATH_LAB_REQUIRE").is_none(), "nbdkit is required");
+            return None;
+        };
+        let side = Self { server, url: format!("nbd+unix:///?socket={}", socket.display()) };
+        wait("nbdkit", || UnixStream::connect(&socket).is_ok());
+        Some(side)
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// What is copied how.
+struct Course<'a> {
+    room: &'a Room,
+    from: &'a str,
+    to: &'a str,
+    mode: &'a [&'a str],
+    /// A single round may end badly.
+    fails: bool,
+}
+
+impl Course<'_> {
+    fn start(&self) -> Copy {
+        let words = ["volume", "copy", "--single-host", self.from, self.to];
+        Copy(self.room.command(&[&words[..], self.mode].concat()).spawn().unwrap())
+    }
+
+    /// A single round that ended is followed by another one.
+    fn again(&self, copying: &mut Copy) {
+        if let Some(end) = copying.0.try_wait().unwrap() {
+            let code = end.code().expect("nobody else kills it");
+            let mut said = String::new();
+            copying.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            let may = code == 0 || self.fails && code == 1;
+            assert!(may, "{:?}: exit code {code}: {said}", self.mode);
+            *copying = self.start();
+        }
+    }
+}
+
 /// A copy that goes on; killed when the test fails.
 struct Copy(Child);
 
 impl Copy {
-    fn start(room: &Room, more: &[&str]) -> Self {
-        let words = ["volume", "copy", "--single-host", "send", "receive"];
-        Self(room.command(&[&words[..], more].concat()).spawn().unwrap())
-    }
-
-    /// A single round that ended well is followed by another one.
-    fn again(&mut self, room: &Room, mode: &[&str]) {
-        if let Some(end) = self.0.try_wait().unwrap() {
-            assert_eq!(end.code(), Some(0));
-            *self = Self::start(room, mode);
-        }
-    }
-
     /// SIGKILL, as `kill -9`.
     fn kill(mut self) {
         self.0.kill().unwrap();
@@ -155,14 +209,28 @@ fn scatter(state: &mut u64) -> u64 {
     *state
 }
 
-/// A sender that stores all the time, a copy that is killed at random moments, and a reader.
-fn killed(mode: &[&str]) {
+/// A sender that stores all the time, a copy that is killed at random moments, and a reader; one
+/// side may fail all the while, for the copy alone.
+fn killed(mode: &[&str], failing: Option<&str>) {
     let kills: u64 = std::env::var("SIDEPATH_KILLS").map_or(6, |n| n.parse().unwrap());
     let room = Room::new();
     init(&room, "send");
     assert_eq!(copy(&room, &["send", "receive"]).code, 0);
     let sender = Node::start(&room, "send", 1, true);
     let reader = Node::start(&room, "receive", 2, false);
+    let server = match failing {
+        None => None,
+        Some(name) => match Failing::side(&room, name) {
+            None => return,
+            there => there,
+        },
+    };
+    let place = |name| match &server {
+        Some(server) if failing == Some(name) => server.url.as_str(),
+        _ => name,
+    };
+    let (from, to) = (place("send"), place("receive"));
+    let course = Course { room: &room, from, to, mode, fails: failing.is_some() };
     let mut stored = 0_u64;
     let mut frame = |to_go: usize| {
         for _ in 0..to_go {
@@ -181,17 +249,17 @@ fn killed(mode: &[&str]) {
     for kill in 0..kills {
         let count = reader.count();
         let began = Instant::now();
-        let mut copying = Copy::start(&room, mode);
+        let mut copying = course.start();
         wait("the copy goes on", || {
             frame(1);
-            copying.again(&room, mode);
+            course.again(&mut copying);
             reader.count() > count
         });
         resumed.push(reader.read.lock().unwrap()[count].1.duration_since(began));
         let until = Instant::now() + Duration::from_micros(scatter(&mut state) % 150_000);
         while Instant::now() < until {
             frame(1);
-            copying.again(&room, mode);
+            course.again(&mut copying);
             std::thread::sleep(Duration::from_micros(200));
         }
         copying.kill();
@@ -202,10 +270,10 @@ fn killed(mode: &[&str]) {
         moved = now;
         frame(5);
     }
-    let mut copying = Copy::start(&room, mode);
+    let mut copying = course.start();
     let all = frame(10);
     wait("all frames", || {
-        copying.again(&room, mode);
+        course.again(&mut copying);
         let read = reader.cursor.load(Ordering::Relaxed);
         sender.handle.released(2, Ring::Data, read);
         reader.count() as u64 >= all
@@ -216,7 +284,7 @@ fn killed(mode: &[&str]) {
     assert_eq!(*reader.missing.lock().unwrap(), 0);
     resumed.sort_unstable();
     println!(
-        "{mode:?}: {kills} kills, {all} frames, 0 lost; on again after {:?} (half within), {:?} \
+        "{mode:?}, {failing:?} failing: {kills} kills, {all} frames, 0 lost; on again after {:?} (half within), {:?} \
          at worst, process start included",
         resumed[resumed.len() / 2],
         resumed[resumed.len() - 1]
@@ -225,27 +293,46 @@ fn killed(mode: &[&str]) {
     let _ = reader.handle.shutdown(Duration::from_secs(5));
 }
 
+const FOLLOW: &[&str] = &["--follow"];
+const INTERVAL: &[&str] = &["--interval", "50ms"];
+const ONCE: &[&str] = &["--limit", "1MiB"];
+
 #[test]
 fn a_following_copy_that_is_killed_loses_and_doubles_nothing() {
-    killed(&["--follow"]);
+    killed(FOLLOW, None);
 }
 
 #[test]
 fn a_copy_at_an_interval_that_is_killed_loses_and_doubles_nothing() {
-    killed(&["--interval", "50ms"]);
+    killed(INTERVAL, None);
 }
 
 #[test]
 fn a_single_copy_that_is_killed_can_be_repeated() {
-    killed(&["--limit", "1MiB"]);
+    killed(ONCE, None);
+}
+
+#[test]
+fn a_copy_that_is_killed_while_its_source_fails_loses_and_doubles_nothing() {
+    for mode in [FOLLOW, INTERVAL, ONCE] {
+        killed(mode, Some("send"));
+    }
+}
+
+#[test]
+fn a_copy_that_is_killed_while_its_destination_fails_loses_and_doubles_nothing() {
+    for mode in [FOLLOW, INTERVAL, ONCE] {
+        killed(mode, Some("receive"));
+    }
 }
 
 #[test]
 fn a_signal_ends_a_copy_that_goes_on_well() {
-    use std::io::Read;
     let room = Room::new();
     init(&room, "send");
-    let mut copying = Copy::start(&room, &["--follow", "--json"]);
+    let mode = &["--follow", "--json"];
+    let course = Course { room: &room, from: "send", to: "receive", mode, fails: false };
+    let mut copying = course.start();
     wait("made", || room.join("receive").exists());
     std::thread::sleep(Duration::from_millis(300));
     let pid = i32::try_from(copying.0.id()).unwrap();

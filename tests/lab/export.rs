@@ -4,6 +4,8 @@
 //! lab is the network between nodes, not their way to the storage.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -17,6 +19,8 @@ pub(crate) struct Export {
     file: PathBuf,
     /// Errors are returned while it exists.
     trigger: PathBuf,
+    /// Where it is told to pause.
+    control: PathBuf,
     write_delay_ms: u32,
     server: Mutex<Option<Child>>,
 }
@@ -27,8 +31,10 @@ impl Export {
         let file = dir.join("export.img");
         let made = fs::File::create(&file).and_then(|f| f.set_len(u64::from(mib) << 20));
         made.unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-        let (socket, trigger) = (dir.join("nbd.sock"), dir.join("nbd.fails"));
-        let export = Self { socket, file, trigger, write_delay_ms, server: Mutex::new(None) };
+        let [socket, trigger, control] =
+            ["nbd.sock", "nbd.fails", "nbd.control"].map(|name| dir.join(name));
+        let server = Mutex::new(None);
+        let export = Self { socket, file, trigger, control, write_delay_ms, server };
         export.restart();
         export
     }
@@ -39,15 +45,19 @@ impl Export {
     }
 
     pub(crate) fn restart(&self) {
-        let _ = fs::remove_file(&self.socket);
+        for stale in [&self.socket, &self.control] {
+            let _ = fs::remove_file(stale);
+        }
         let child = Command::new("nbdkit")
-            .args(["--exit-with-parent", "-f", "--filter=error", "--filter=delay", "-U"])
+            .args(["--exit-with-parent", "-f"])
+            .args(["--filter=pause", "--filter=error", "--filter=delay", "-U"])
             .arg(&self.socket)
             .arg("file")
             .arg(format!("file={}", self.file.display()))
             .arg(format!("wdelay={}ms", self.write_delay_ms))
             .args(["error-pwrite-rate=10%", "error-pread-rate=2%"])
             .arg(format!("error-file={}", self.trigger.display()))
+            .arg(format!("pause-control={}", self.control.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -55,7 +65,7 @@ impl Export {
             .expect("nbdkit");
         *self.server() = Some(child);
         wait_for("nbdkit", Duration::from_secs(10), || {
-            std::os::unix::net::UnixStream::connect(&self.socket).map_err(|e| e.to_string())
+            UnixStream::connect(&self.socket).map_err(|e| e.to_string())
         });
     }
 
@@ -73,6 +83,26 @@ impl Export {
 
     pub(crate) fn go_on(&self) {
         self.signal(libc::SIGCONT);
+    }
+
+    /// It greets whoever connects and answers no request.
+    pub(crate) fn pause(&self) {
+        self.tell(b'p', b'P');
+    }
+
+    pub(crate) fn resume(&self) {
+        self.tell(b'r', b'R');
+    }
+
+    fn tell(&self, word: u8, answer: u8) {
+        let mut heard = [0];
+        let told = UnixStream::connect(&self.control).and_then(|mut control| {
+            control.set_read_timeout(Some(Duration::from_secs(10)))?;
+            control.write_all(&[word])?;
+            control.read_exact(&mut heard)
+        });
+        told.unwrap_or_else(|e| panic!("{}: {e}", self.control.display()));
+        assert_eq!(heard, [answer], "nbdkit's pause filter");
     }
 
     fn signal(&self, signal: i32) {

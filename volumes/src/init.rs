@@ -132,9 +132,8 @@ pub fn init(
         let how = How { write: true, direct: Direct::Required, exclusive: false };
         let device = media::connect(&at, how)?;
         let label = at.label();
-        let named = read_superblock(&*device, &label).is_ok_and(|s| crate::lock::is_named(&s));
         let names = Names { path: &label, short: at.short_name() };
-        let old = check_content(&names, &*device, o, named)?;
+        let old = check_content(&names, &*device, o, false)?;
         return write_volume(&label, &*device, o, nodes, old.as_ref(), &mut progress);
     };
     let created = create(path, o, &nodes)?;
@@ -176,8 +175,7 @@ pub(crate) fn check_objects(
     let short = url.short_name();
     match read_superblock(device, label) {
         Ok(volume) => {
-            let named = crate::lock::is_named(&volume);
-            check_volume(label, device, &volume, o, named)?;
+            check_volume(label, device, &volume, o, false)?;
             Ok(Some(volume))
         }
         Err(AttachError::Io { detail, .. }) => Err(io(IoFault::new(IoFaultKind::Other, detail))),
@@ -534,7 +532,8 @@ fn check_volume(
             uuid: volume.uuid,
         });
     }
-    if locked {
+    // Behind a URL there is no file to lock.
+    if locked || crate::lock::is_named(volume) {
         return Err(InitError::Attached { path: path.to_owned() });
     }
     match watch(device, volume).map_err(|source| InitError::Io { path: path.to_owned(), source })? {

@@ -137,9 +137,7 @@ pub(crate) fn prepare(
         }
         let names = init::Names::at(&labels.1, to);
         let Some(path) = to.path() else {
-            let there = read_superblock(&*device, &labels.1);
-            let locked = there.is_ok_and(|s| crate::lock::is_named(&s));
-            return make(&*device, &names, &original, consent, locked, progress);
+            return make(&*device, &names, &original, consent, false, progress);
         };
         if let Some(user) = probe::user(path) {
             return Err(InitError::InUse { path: path.to_owned(), user }.into());
@@ -202,7 +200,12 @@ fn is_replica(
         let (logical, block) = (device.logical_block(), g.block_bytes);
         return Err(CopyError::WrongSector { path: path(), logical, block });
     }
-    let Ok(there) = read_superblock(device, paths.1) else { return Ok(false) };
+    let there = match read_superblock(device, paths.1) {
+        Ok(there) => there,
+        // What cannot be read may well be the replica.
+        Err(e @ AttachError::Io { .. }) => return Err(CopyError::Destination(e)),
+        Err(_) => return Ok(false),
+    };
     if there.uuid != original.uuid {
         return Ok(false);
     }

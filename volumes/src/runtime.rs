@@ -237,19 +237,27 @@ pub fn read_superblock(
         }
         Err(e) => e,
     };
-    let mut block = unit as u64;
+    let (mut block, mut unreadable) = (unit as u64, None);
     while block <= BLOCK_MAX as u64 {
         let blocks = device.size() / block;
-        if let Some(last) = blocks.checked_sub(1)
-            && let Ok(buf) = read(last * block)
-            && let Ok(s) = Superblock::decode(buf.as_ref(), Copy::Last)
-            && s.geometry.last_offset() == last * block
-        {
-            return Ok(s);
+        match blocks.checked_sub(1).map(|last| (last * block, read(last * block))) {
+            Some((at, Ok(buf))) => {
+                if let Ok(s) = Superblock::decode(buf.as_ref(), Copy::Last)
+                    && s.geometry.last_offset() == at
+                {
+                    return Ok(s);
+                }
+            }
+            Some((_, Err(fault))) => unreadable = Some(fault),
+            None => {}
         }
         block *= 2;
     }
-    Err(AttachError::Format { path: path.to_owned(), source })
+    match unreadable {
+        // It may be where the whole copy is.
+        Some(fault) => Err(io(fault)),
+        None => Err(AttachError::Format { path: path.to_owned(), source }),
+    }
 }
 
 /// What is missing where we only read is not ours to make.

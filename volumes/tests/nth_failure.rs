@@ -14,8 +14,11 @@ use std::path::Path;
 use std::sync::Arc;
 use volumes::format::superblock::{Copy, Superblock};
 use volumes::media::{BlockDevice, Doom, FaultDevice, MemoryDevice};
+use volumes::replica::make_replica;
 use volumes::runtime::read_superblock;
-use volumes::{InitError, InitOptions, Ring, init_medium, inspect_medium, verify_medium};
+use volumes::{
+    Consent, InitError, InitOptions, IoFaultKind, Ring, init_medium, inspect_medium, verify_medium,
+};
 
 type Disk = FaultDevice<MemoryDevice>;
 
@@ -215,6 +218,35 @@ fn a_failing_init_never_touches_what_is_not_its_own() {
                     assert!(untouched, "fill {i}, operation {n} {doom:?}, force {force}: {e:?}");
                 }
             }
+        }
+    }
+}
+
+/// A replica that cannot be read for a moment is not taken for something else, which an operator
+/// would be asked to destroy.
+#[test]
+fn a_replica_that_fails_is_told_as_that() {
+    // The last copy is found at the end of the medium.
+    let exact = || FaultDevice::new(MemoryDevice::new(SMALL_BYTES));
+    let original = exact();
+    let superblock = init_medium(&original, label(), &options(), |_, _| {}).unwrap();
+    let again = |disk: &Disk| make_replica(disk, label(), &superblock, &Consent::default());
+    let blank = exact();
+    again(&blank).unwrap();
+    let whole = blank.inner().snapshot();
+    for damaged in [0, 4096] {
+        let mut bytes = whole.clone();
+        bytes[..damaged].fill(0);
+        for n in 0..40 {
+            let disk = exact();
+            disk.inner().restore(bytes.clone());
+            disk.doom(n..n + 1, Doom::Fails(IoFaultKind::Other));
+            if let Err(e) = again(&disk) {
+                assert!(!e.is_input_error(), "{damaged} bytes gone, operation {n}: {e}");
+            } else {
+                assert!(n > 0, "it does not read");
+            }
+            assert!(disk.inner().snapshot() == bytes, "{damaged} bytes gone, operation {n}");
         }
     }
 }

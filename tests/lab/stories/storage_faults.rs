@@ -51,6 +51,9 @@ pub(crate) fn stories() -> Vec<Story> {
         nbd("nbd_server_hangs", || {
             fault(SLOW_NBD, |lab| lab.disk().export().hang(), |lab| lab.disk().export().go_on());
         }),
+        nbd("nbd_server_pauses", || {
+            fault(SLOW_NBD, |lab| lab.disk().export().pause(), |lab| lab.disk().export().resume());
+        }),
     ]
 }
 
