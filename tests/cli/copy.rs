@@ -255,7 +255,10 @@ fn killed(mode: &[&str], failing: Option<&str>) {
             course.again(&mut copying);
             reader.count() > count
         });
-        resumed.push(reader.read.lock().unwrap()[count].1.duration_since(began));
+        // The first start follows no kill: the reader rests, for nobody has sent yet.
+        if kill > 0 {
+            resumed.push(reader.read.lock().unwrap()[count].1.duration_since(began));
+        }
         let until = Instant::now() + Duration::from_micros(scatter(&mut state) % 150_000);
         while Instant::now() < until {
             frame(1);
