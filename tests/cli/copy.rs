@@ -212,7 +212,7 @@ fn scatter(state: &mut u64) -> u64 {
 /// A sender that stores all the time, a copy that is killed at random moments, and a reader; one
 /// side may fail all the while, for the copy alone.
 fn killed(mode: &[&str], failing: Option<&str>) {
-    let kills: u64 = std::env::var("SIDEPATH_KILLS").map_or(6, |n| n.parse().unwrap());
+    let kills: u64 = std::env::var("SIDEPATH_KILLS").map_or(6, |n| n.parse().unwrap()).max(2);
     let room = Room::new();
     init(&room, "send");
     assert_eq!(copy(&room, &["send", "receive"]).code, 0);
