@@ -7,8 +7,7 @@
 
 use std::{
     io::Read,
-    os::unix::net::UnixStream,
-    process::{Child, Command, Stdio},
+    process::Child,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -16,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::nbdkit::Nbdkit;
 use crate::room::{Done, Room};
 use volumes::{AttachOptions, Fact, Handle, Ring, attach, inspect};
 
@@ -118,40 +118,12 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// One of the two volumes, reached through a server that fails one request in ten.
-struct Failing {
-    server: Child,
-    url: String,
-}
-
-impl Failing {
-    /// `None` where there is no such server.
-    fn side(room: &Room, name: &str) -> Option<Self> {
-        let socket = room.join("failing.sock");
-        let mut command = Command::new("nbdkit");
-        command
-            .args(["--exit-with-parent", "-f", "--filter=error", "-U"])
-            .args([&socket, std::path::Path::new("file"), &room.join(name)])
-            .args(["error-pwrite-rate=10%", "error-pread-rate=10%"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let Ok(server) = command.spawn() else {
-            println!("SKIPPED: needs nbdkit");
-            assert!(std::env::var_os("SIDEPATH_LAB_REQUIRE").is_none(), "nbdkit is required");
-            return None;
-        };
-        let side = Self { server, url: format!("nbd+unix:///?socket={}", socket.display()) };
-        wait("nbdkit", || UnixStream::connect(&socket).is_ok());
-        Some(side)
-    }
-}
-
-impl Drop for Failing {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
+/// Every tenth request of each kind fails; what became of them is in the log.
+fn failing(room: &Room, volume: &str) -> Option<Nbdkit> {
+    let file = format!("file={volume}");
+    let rates = ["error-pwrite-rate=10%", "error-pread-rate=10%"];
+    let words = ["--filter=log", "--filter=error", "file", &file, "logfile=requests.log"];
+    Nbdkit::start(room, &[&words[..], &rates].concat())
 }
 
 /// What is copied how.
@@ -211,26 +183,21 @@ fn scatter(state: &mut u64) -> u64 {
 
 /// A sender that stores all the time, a copy that is killed at random moments, and a reader; one
 /// side may fail all the while, for the copy alone.
-fn killed(mode: &[&str], failing: Option<&str>) {
+fn killed(mode: &[&str], side: Option<&str>) {
     let kills: u64 = std::env::var("SIDEPATH_KILLS").map_or(6, |n| n.parse().unwrap()).max(2);
     let room = Room::new();
     init(&room, "send");
     assert_eq!(copy(&room, &["send", "receive"]).code, 0);
     let sender = Node::start(&room, "send", 1, true);
     let reader = Node::start(&room, "receive", 2, false);
-    let server = match failing {
-        None => None,
-        Some(name) => match Failing::side(&room, name) {
-            None => return,
-            there => there,
-        },
-    };
-    let place = |name| match &server {
-        Some(server) if failing == Some(name) => server.url.as_str(),
-        _ => name,
-    };
-    let (from, to) = (place("send"), place("receive"));
-    let course = Course { room: &room, from, to, mode, fails: failing.is_some() };
+    let (mut from, mut to) = ("send".to_owned(), "receive".to_owned());
+    let mut server = None;
+    if let Some(side) = side {
+        let Some(there) = failing(&room, side) else { return };
+        *if side == "send" { &mut from } else { &mut to } = there.url("");
+        server = Some(there);
+    }
+    let course = Course { room: &room, from: &from, to: &to, mode, fails: side.is_some() };
     let mut stored = 0_u64;
     let mut frame = |to_go: usize| {
         for _ in 0..to_go {
@@ -285,10 +252,14 @@ fn killed(mode: &[&str], failing: Option<&str>) {
     let read: Vec<u64> = reader.read.lock().unwrap().iter().map(|r| r.0).collect();
     assert_eq!(read, (0..all).collect::<Vec<_>>(), "lost, doubled or out of order");
     assert_eq!(*reader.missing.lock().unwrap(), 0);
+    if server.is_some() {
+        let requests = std::fs::read_to_string(room.join("requests.log")).unwrap();
+        assert!(requests.contains("error="), "nothing failed");
+    }
     resumed.sort_unstable();
     println!(
-        "{mode:?}, {failing:?} failing: {kills} kills, {all} frames, 0 lost; on again after {:?} (half within), {:?} \
-         at worst, process start included",
+        "{mode:?}, {side:?} failing: {kills} kills, {all} frames, 0 lost; on again after {:?} \
+         (half within), {:?} at worst, process start included",
         resumed[resumed.len() / 2],
         resumed[resumed.len() - 1]
     );

@@ -9,6 +9,7 @@ mod copy;
 mod demo;
 mod drill;
 mod keygen;
+mod nbdkit;
 mod pair;
 mod peers;
 mod ping;

@@ -1,5 +1,6 @@
 //! `sidepath volume` formats only what may be formatted, and shows what is there.
 
+use crate::nbdkit::Nbdkit;
 use crate::room::{Done, Room};
 
 fn init(room: &Room, more: &[&str]) -> Done {
@@ -82,33 +83,11 @@ fn a_bench_compares_ours_with_raw_and_leaves_nothing() {
 }
 
 /// Killed also when the test fails.
-struct Nbdkit(std::process::Child);
-
-impl Drop for Nbdkit {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn an_export_is_a_volume_like_any_other() {
     let room = Room::new();
-    let socket = room.join("s");
-    let mut nbdkit = std::process::Command::new("nbdkit");
-    nbdkit.args(["--exit-with-parent", "-f", "-U"]).arg(&socket).args(["memory", "8M"]);
-    let Ok(server) = nbdkit.spawn() else {
-        println!("SKIPPED: needs nbdkit");
-        assert!(std::env::var_os("SIDEPATH_LAB_REQUIRE").is_none(), "nbdkit is required");
-        return;
-    };
-    let _server = Nbdkit(server);
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while !socket.exists() {
-        assert!(std::time::Instant::now() < until, "nbdkit never listens");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    let url = format!("nbd+unix:///lun?socket={}", socket.display());
+    let Some(server) = Nbdkit::start(&room, &["memory", "8M"]) else { return };
+    let url = server.url("lun");
     let done = room.run(&["volume", "init", &url, "--name", "demo", "--nodes", "1,2"]);
     assert_eq!(done.code, 0, "{done:?}");
     assert!(done.stdout.starts_with(&format!("{url}: volume `demo`, ")), "{done:?}");

@@ -133,7 +133,7 @@ pub fn init(
         let device = media::connect(&at, how)?;
         let label = at.label();
         let names = Names { path: &label, short: at.short_name() };
-        let old = check_content(&names, &*device, o, false)?;
+        let old = check_content(&names, &*device, o, Held::ByName)?;
         return write_volume(&label, &*device, o, nodes, old.as_ref(), &mut progress);
     };
     let created = create(path, o, &nodes)?;
@@ -175,7 +175,7 @@ pub(crate) fn check_objects(
     let short = url.short_name();
     match read_superblock(device, label) {
         Ok(volume) => {
-            check_volume(label, device, &volume, o, false)?;
+            check_volume(label, device, &volume, o, Held::ByName)?;
             Ok(Some(volume))
         }
         Err(AttachError::Io { detail, .. }) => Err(io(IoFault::new(IoFaultKind::Other, detail))),
@@ -325,7 +325,8 @@ fn format(
     let lock = crate::lock::take(path, 0, 0)
         .map_err(|source| InitError::Create { path: path.to_owned(), source })?;
     let names = Names::of(path);
-    let old = if created { None } else { check_content(&names, &device, o, lock.is_none())? };
+    let held = Held::File(lock.is_none());
+    let old = if created { None } else { check_content(&names, &device, o, held)? };
     if lock.is_none() {
         return Err(InitError::Attached { path: path.to_owned() });
     }
@@ -341,7 +342,7 @@ pub fn init_medium(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Superblock, InitError> {
     let nodes = check_words(o)?;
-    let old = check_content(&Names::of(label), device, o, false)?;
+    let old = check_content(&Names::of(label), device, o, Held::File(false))?;
     write_volume(label, device, o, nodes, old.as_ref(), &mut progress)
 }
 
@@ -465,18 +466,27 @@ impl<'a> Names<'a> {
     }
 }
 
+/// How it shows that a daemon of this host has the place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Held {
+    /// By the lock on the file or device, which was tried.
+    File(bool),
+    /// Behind a URL there is nothing to lock but the volume's name, to be asked when that is read.
+    ByName,
+}
+
 /// Refuses whatever somebody may need. Returns the volume that is to be replaced.
 pub(crate) fn check_content(
     names: &Names<'_>,
     device: &dyn BlockDevice,
     o: &InitOptions,
-    locked: bool,
+    held: Held,
 ) -> Result<Option<Superblock>, InitError> {
     let path = names.path;
     let io = |source| InitError::Io { path: path.to_owned(), source };
     match read_superblock(device, path) {
         Ok(volume) => {
-            check_volume(path, device, &volume, o, locked)?;
+            check_volume(path, device, &volume, o, held)?;
             return Ok(Some(volume));
         }
         // Nobody can tell whether a volume of another version is alive.
@@ -522,7 +532,7 @@ fn check_volume(
     device: &dyn BlockDevice,
     volume: &Superblock,
     o: &InitOptions,
-    locked: bool,
+    held: Held,
 ) -> Result<(), InitError> {
     let name = || volume.name.clone();
     if !o.force || o.name != volume.name {
@@ -532,8 +542,11 @@ fn check_volume(
             uuid: volume.uuid,
         });
     }
-    // Behind a URL there is no file to lock.
-    if locked || crate::lock::is_named(volume) {
+    let held = match held {
+        Held::File(held) => held,
+        Held::ByName => crate::lock::is_named(volume),
+    };
+    if held {
         return Err(InitError::Attached { path: path.to_owned() });
     }
     match watch(device, volume).map_err(|source| InitError::Io { path: path.to_owned(), source })? {

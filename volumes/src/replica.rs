@@ -14,7 +14,7 @@
 
 use crate::event::IoFault;
 use crate::format::superblock::Superblock;
-use crate::init::{self, InitError, InitOptions};
+use crate::init::{self, Held, InitError, InitOptions};
 use crate::log::replicate::{Refusal, Side};
 use crate::media::{self, BlockDevice, Direct, How, Location, OpenError};
 use crate::pace::Class;
@@ -137,14 +137,14 @@ pub(crate) fn prepare(
         }
         let names = init::Names::at(&labels.1, to);
         let Some(path) = to.path() else {
-            return make(&*device, &names, &original, consent, false, progress);
+            return make(&*device, &names, &original, consent, Held::ByName, progress);
         };
         if let Some(user) = probe::user(path) {
             return Err(InitError::InUse { path: path.to_owned(), user }.into());
         }
         let lock = crate::lock::take(path, 0, 0);
         let lock = lock.map_err(|source| InitError::Create { path: path.to_owned(), source })?;
-        make(&*device, &names, &original, consent, lock.is_none(), progress)
+        make(&*device, &names, &original, consent, Held::File(lock.is_none()), progress)
     })();
     if let (Err(_), true, Some(path)) = (&result, created, to.path()) {
         let _ = std::fs::remove_file(path);
@@ -162,7 +162,7 @@ pub fn make_replica(
     if is_replica(device, original, (Path::new("source"), label), consent)? {
         return Ok(());
     }
-    make(device, &init::Names::of(label), original, consent, false, &mut |_, _| {})
+    make(device, &init::Names::of(label), original, consent, Held::File(false), &mut |_, _| {})
 }
 
 pub(crate) fn check_source(
@@ -230,12 +230,12 @@ fn make(
     names: &init::Names<'_>,
     original: &Superblock,
     consent: &Consent,
-    locked: bool,
+    held: Held,
     progress: &mut impl FnMut(u64, u64),
 ) -> Result<(), CopyError> {
     let path = names.path;
-    let old = init::check_content(names, device, &consent.words(), locked)?;
-    if locked {
+    let old = init::check_content(names, device, &consent.words(), held)?;
+    if matches!(held, Held::File(true)) {
         return Err(InitError::Attached { path: path.to_owned() }.into());
     }
     let replica = Superblock { replica: true, ..original.clone() };
