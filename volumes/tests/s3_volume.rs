@@ -340,3 +340,22 @@ fn a_request_without_an_answer_is_sent_again() {
     assert_eq!((here, there), (0, 0), "requests that were given up");
     door.rules.lost_percent.store(0, Ordering::Relaxed);
 }
+
+/// Who runs a command does not want to hear of a single answer that the next one contradicts.
+#[test]
+fn a_command_asks_again_where_a_store_answers_with_trouble() {
+    let dir = Scratch::new("s3-asked");
+    let Some(store) = Store::start(Kind::Moto, &dir.0) else { return };
+    let door = Door::new(store.port);
+    let url = store.url_at("lun", &format!("http://127.0.0.1:{}", door.port));
+    format(&url);
+    door.rules.throttled_percent.store(10, Ordering::Relaxed);
+    for _ in 0..20 {
+        inspect(place(&url)).unwrap();
+    }
+    assert!(door.rules.requests.load(Ordering::Relaxed) > 50, "several were refused");
+    // A store that goes on refusing is told as that, and soon.
+    door.rules.throttled_percent.store(100, Ordering::Relaxed);
+    let e = inspect(place(&url)).unwrap_err();
+    assert!(!e.is_input_error() && e.to_string().contains("SlowDown"), "{e}");
+}

@@ -47,6 +47,7 @@ pub(super) struct Link {
     knows_batches: AtomicBool,
     pub(super) handle: Handle,
     deadline: Duration,
+    attempts: u32,
     throttle: Mutex<Throttle>,
     _alive: tokio::sync::oneshot::Sender<()>,
 }
@@ -131,6 +132,7 @@ impl Link {
             knows_batches: AtomicBool::new(true),
             handle,
             deadline: o.request_deadline,
+            attempts: o.attempts,
             throttle: Mutex::default(),
             _alive: alive,
         })
@@ -202,15 +204,15 @@ impl Link {
 
     /// `None`: it is not there.
     pub(super) fn get(&self, key: String) -> Result<Option<Bytes>, S3Error> {
-        let store = self.store.clone();
-        self.call(async move { get(&store, key).await })
+        let (store, attempts) = (self.store.clone(), self.attempts);
+        self.call(async move { get(&store, key, attempts).await })
     }
 
     /// All of them at the same time.
     pub(super) fn get_all(&self, keys: Vec<String>) -> Result<Vec<Option<Bytes>>, S3Error> {
-        let store = self.store.clone();
+        let (store, attempts) = (self.store.clone(), self.attempts);
         self.call(async move {
-            let gets = keys.into_iter().map(|key| get(&store, key));
+            let gets = keys.into_iter().map(|key| get(&store, key, attempts));
             futures_util::future::try_join_all(gets).await
         })
     }
@@ -260,19 +262,28 @@ async fn patiently<T, F: Future<Output = Result<T, object_store::Error>>>(
 }
 
 /// What is there.
-pub(super) async fn get(
+async fn get(
     store: &AmazonS3,
     key: String,
+    attempts: u32,
 ) -> Result<Option<Bytes>, object_store::Error> {
     let key = Key::from(key);
-    patiently(|| async {
+    let ask = || async {
         match store.get(&key).await {
             Ok(found) => found.bytes().await.map(Some),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(e),
         }
-    })
-    .await
+    };
+    let mut pause = PAUSE_MIN;
+    for _ in 1..attempts {
+        match patiently(ask).await {
+            Err(e) if S3Error::below(&e).is_trouble() => tokio::time::sleep(pause).await,
+            answer => return answer,
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+    patiently(ask).await
 }
 
 pub(super) async fn list(

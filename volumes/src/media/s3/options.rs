@@ -9,6 +9,9 @@ pub struct Options {
     pub connect_deadline: Duration,
     /// For one request, its connection included.
     pub request_deadline: Duration,
+    /// How often at most something is read while the store answers that it is in trouble (HTTP 5xx,
+    /// or fewer requests, please). What runs for long has its own ways and asks once.
+    pub attempts: u32,
 }
 
 impl Options {
@@ -18,12 +21,13 @@ impl Options {
             write,
             connect_deadline: Duration::from_secs(3),
             request_deadline: Duration::from_secs(5),
+            attempts: 1,
         }
     }
 
     /// For commands that a person waits for.
     #[must_use]
     pub fn patient(write: bool) -> Self {
-        Self { request_deadline: Duration::from_secs(30), ..Self::new(write) }
+        Self { request_deadline: Duration::from_secs(30), attempts: 4, ..Self::new(write) }
     }
 }

@@ -64,14 +64,13 @@ impl S3Error {
     /// Whether the same words may work later without anybody changing them.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::Connect { .. }
-                | Self::Broken { .. }
-                | Self::Silent { .. }
-                | Self::Throttled { .. }
-                | Self::Status { status: 500.., .. }
-        )
+        matches!(self, Self::Connect { .. } | Self::Broken { .. } | Self::Silent { .. })
+            || self.is_trouble()
+    }
+
+    /// Whether the store answered, and that it cannot just now.
+    pub(super) fn is_trouble(&self) -> bool {
+        matches!(self, Self::Throttled { .. } | Self::Status { status: 500.., .. })
     }
 
     pub(super) fn fault(&self, what: &str) -> IoFault {
