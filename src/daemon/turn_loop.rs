@@ -511,6 +511,7 @@ impl TurnLoop {
     /// What is due by itself; when to come again.
     fn upkeep(&mut self) -> Time {
         let now = clock::now();
+        self.parts.counter.turned(now);
         let planes = &mut self.parts.planes;
         let mut next = planes.tcp.as_mut().map_or(Time::NEVER, |tcp| tcp.tick(now));
         if let Some(pipes) = &mut planes.pipes {

@@ -274,7 +274,7 @@ impl Counter {
         }
         let (opens, ports) = {
             let mut inbox = lock(&self.hub.inbox);
-            inbox.gathering = self.pace.came(now, !inbox.ports.is_empty());
+            inbox.gathering = self.pace.came(now, inbox.ports.len());
             (mem::take(&mut inbox.opens), mem::take(&mut inbox.ports))
         };
         for (port, preference) in opens {
@@ -292,6 +292,11 @@ impl Counter {
             self.serve(now, &port, node, world);
         }
         self.wake();
+    }
+
+    /// The loop has done what it came for.
+    pub(crate) fn turned(&mut self, now: Time) {
+        self.pace.turned(now);
     }
 
     /// When the loop is to come by itself.
