@@ -10,7 +10,7 @@
 //! -- --nocapture` as many as that. Refusals are printed by cause.
 
 #[allow(dead_code, unreachable_pub, reason = "the volumes' own tests use the rest of it")]
-#[path = "../volumes/tests/common/mutate.rs"]
+#[path = "../volumes/tests/all/common/mutate.rs"]
 mod mutate;
 
 use bytes::Bytes;

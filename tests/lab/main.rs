@@ -32,7 +32,7 @@ mod rng;
 mod runner;
 // The crate of volumes tests with the same servers, and with more of them.
 #[allow(dead_code)]
-#[path = "../../volumes/tests/common/s3/mod.rs"]
+#[path = "../../volumes/tests/all/common/s3/mod.rs"]
 mod s3;
 mod sites;
 mod status;

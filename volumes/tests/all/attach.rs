@@ -1,9 +1,7 @@
 //! Volumes as a program uses them: init, attach, store, receive, faults, shutdown.
 
-mod common;
-
-use common::loops::{Loop, Scratch};
-use common::threads::{Facts, frames, sink, wait};
+use crate::common::loops::{Loop, Scratch};
+use crate::common::threads::{Facts, frames, sink, wait};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,8 +1,6 @@
 //! The bench measures on bytes of its own, leaves nothing behind, and refuses a volume in use.
 
-mod common;
-
-use common::loops::{Loop, Scratch};
+use crate::common::loops::{Loop, Scratch};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

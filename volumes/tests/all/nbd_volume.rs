@@ -1,11 +1,9 @@
 //! Whole volumes behind NBD: two nodes, a server that dies and returns, and one that returns with
 //! something else.
 
-mod common;
-
-use common::loops::Scratch;
-use common::servers::{At, Server, have};
-use common::threads::{Facts, clock, numbers, send, try_up, up, wait};
+use crate::common::loops::Scratch;
+use crate::common::servers::{At, Server, have};
+use crate::common::threads::{Facts, clock, numbers, send, try_up, up, wait};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

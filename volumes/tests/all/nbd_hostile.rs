@@ -1,8 +1,6 @@
 //! The NBD client against a server that means ill: every lie is an error, nothing hangs, and nothing
 //! is reserved on the server's word.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;

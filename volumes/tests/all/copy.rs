@@ -1,9 +1,7 @@
 //! Copies between files as a program uses them: made, refused, followed, stopped, killed, resumed.
 
-mod common;
-
-use common::loops::Scratch;
-use common::threads::wait;
+use crate::common::loops::Scratch;
+use crate::common::threads::wait;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -331,7 +329,7 @@ fn a_side_that_fails_or_hangs_is_told_and_comes_back() {
     let _ = writer.shutdown(Duration::from_secs(5));
 }
 
-/// Run with `cargo test --release -p sidepath-volumes --test copy lag -- --ignored --nocapture`:
+/// Run with `cargo test --release -p sidepath-volumes --test all lag -- --ignored --nocapture`:
 /// file to file at half the rate that one record after another reaches; from before the record is
 /// stored to when the replica's reader hands it out.
 #[test]

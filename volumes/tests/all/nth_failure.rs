@@ -4,12 +4,10 @@
 //! a record, writes where it must not, or leaves a volume that cannot be used again.
 //!
 //! `cargo test` walks every n of init and a spread of the rest of the life (about 4 s);
-//! `SIDEPATH_NTH=1 cargo test --release -p sidepath-volumes --test nth_failure` walks every n.
+//! `SIDEPATH_NTH=1 cargo test --release -p sidepath-volumes --test all nth_failure` walks every n.
 
-mod common;
-
-use common::world::{World, dooms};
-use common::{SMALL_BYTES, from_env, small};
+use crate::common::world::{World, dooms};
+use crate::common::{SMALL_BYTES, from_env, small};
 use std::path::Path;
 use std::sync::Arc;
 use volumes::format::superblock::{Copy, Superblock};

@@ -7,12 +7,10 @@
 //!
 //! `cargo test` mutates 1,000 volumes; `SIDEPATH_MUTATIONS=10000` as many as that.
 
-mod common;
-
+use crate::common::mutate::{BLOCK, KINDS, Kind, Shelf, crc32, mutate, u32_at, u64_at};
+use crate::common::world::{World, parse};
+use crate::common::{Rng, SMALL_BYTES, from_env, small};
 use bytes::Bytes;
-use common::mutate::{BLOCK, KINDS, Kind, Shelf, crc32, mutate, u32_at, u64_at};
-use common::world::{World, parse};
-use common::{Rng, SMALL_BYTES, from_env, small};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +31,7 @@ struct Shape {
     name: &'static str,
     image: Vec<u8>,
     volume: Superblock,
-    sent: common::world::Sent,
+    sent: crate::common::world::Sent,
 }
 
 fn snapshot(name: &'static str, w: &World<MemoryDevice>) -> Shape {

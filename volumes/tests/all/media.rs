@@ -2,9 +2,7 @@
 //!
 //! What needs root says `SKIPPED` and why when it is not there.
 
-mod common;
-
-use common::loops::{Loop, Scratch};
+use crate::common::loops::{Loop, Scratch};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -95,7 +93,7 @@ fn a_mounted_device_is_refused() {
     let o = InitOptions {
         name: path.file_name().unwrap().to_str().unwrap().into(),
         force: true,
-        ..common::small()
+        ..crate::common::small()
     };
     if !run("mkfs.ext4", &["-q".as_ref(), path.as_ref()]) {
         println!("SKIPPED: mounted device: no mkfs.ext4");
@@ -137,7 +135,7 @@ fn what_is_no_medium_is_refused_by_name() {
 
 /// Formats it and runs the suite of what the machines need.
 fn bears_a_volume(name: &str, writer: &dyn BlockDevice, reader: &dyn BlockDevice) {
-    let o = InitOptions { force: true, ..common::small() };
+    let o = InitOptions { force: true, ..crate::common::small() };
     let volume = volumes::init_medium(writer, Path::new("lun"), &o, |_, _| {}).unwrap();
     if let Err(e) = conformance::run_volume(writer, reader, &volume) {
         panic!("{name}: {e}");

@@ -1,9 +1,7 @@
 //! How far apart the beats of an entry are, and what peers were told of that.
 
-mod common;
-
-use common::world::World;
-use common::{SMALL_BYTES, small};
+use crate::common::world::World;
+use crate::common::{SMALL_BYTES, small};
 use std::path::Path;
 use std::sync::Arc;
 use volumes::buffer::Pool;

@@ -3,9 +3,7 @@
 //! The losses this prevents: a newer destination overwritten by an older source, a live volume
 //! overwritten by a copy, two replicators that undo each other's work.
 
-mod common;
-
-use common::pair::{Copier, Pair, replica_of};
+use crate::common::pair::{Copier, Pair, replica_of};
 use volumes::format::superblock::{Superblock, Uuid};
 use volumes::log::replicate::{Notice, Pace, Refusal, Side};
 use volumes::media::BlockDevice;

@@ -1,12 +1,10 @@
 //! Volumes in object stores: what each server bears, what is refused and why, and that nothing secret
 //! is ever said.
 
-mod common;
-
-use common::loops::Scratch;
-use common::s3::door::Door;
-use common::s3::{BUCKET, Kind, Store};
-use common::servers::Authority;
+use crate::common::loops::Scratch;
+use crate::common::s3::door::Door;
+use crate::common::s3::{BUCKET, Kind, Store};
+use crate::common::servers::Authority;
 use std::sync::atomic::Ordering;
 use volumes::media::s3::{Connector, Options, S3Device, S3Error, S3Url};
 use volumes::media::{BlockDevice, Location, conformance};

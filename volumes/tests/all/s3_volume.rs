@@ -1,12 +1,10 @@
 //! Whole volumes in object stores: two nodes, servers that die, stall, throttle and are slow, and what
 //! it costs.
 
-mod common;
-
-use common::loops::Scratch;
-use common::s3::door::Door;
-use common::s3::{Kind, Store};
-use common::threads::{Facts, clock, numbers, send, try_up, up, wait};
+use crate::common::loops::Scratch;
+use crate::common::s3::door::Door;
+use crate::common::s3::{Kind, Store};
+use crate::common::threads::{Facts, clock, numbers, send, try_up, up, wait};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

@@ -1,9 +1,7 @@
 //! NBD under TLS: who is let in, who is not, and that nothing of a key is ever said.
 
-mod common;
-
-use common::loops::Scratch;
-use common::servers::{At, Authority, Server, have};
+use crate::common::loops::Scratch;
+use crate::common::servers::{At, Authority, Server, have};
 use std::path::{Path, PathBuf};
 use volumes::media::nbd::{HandshakeError, NbdDevice, NbdError, NbdUrl, Options, open};
 use volumes::media::{BlockDevice, conformance};

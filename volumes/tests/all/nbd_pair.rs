@@ -1,12 +1,10 @@
 //! Reads beside writes on a second connection to an NBD server: when there is one, what each carries,
 //! and that both are gone when one is.
 
-mod common;
-
-use common::loops::Scratch;
-use common::proxy::Proxy;
-use common::servers::{At, Server, have};
-use common::threads::{numbers, send, up, wait};
+use crate::common::loops::Scratch;
+use crate::common::proxy::Proxy;
+use crate::common::servers::{At, Server, have};
+use crate::common::threads::{numbers, send, up, wait};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;

@@ -5,13 +5,11 @@
 //!
 //! `cargo test` explores 5,000 distinct states (and a twentieth and a tenth of that of the other two
 //! kinds) in a few seconds;
-//! `SIDEPATH_CUTS=100000 cargo test --release -p sidepath-volumes --test power_cut -- --nocapture`
+//! `SIDEPATH_CUTS=100000 cargo test --release -p sidepath-volumes --test all power_cut -- --nocapture`
 //! explores more and prints the rates. `SIDEPATH_SEED` moves all seeds; a failure names its cut.
 
-mod common;
-
-use common::world::World;
-use common::{Rng, SMALL_BYTES, from_env, small};
+use crate::common::world::World;
+use crate::common::{Rng, SMALL_BYTES, from_env, small};
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;

@@ -1,10 +1,8 @@
 //! The NBD client against real servers: nbdkit and qemu-nbd, as they are and as they fail.
 
-mod common;
-
-use common::loops::Scratch;
-use common::servers::{At, Server, have};
-use common::threads::wait;
+use crate::common::loops::Scratch;
+use crate::common::servers::{At, Server, have};
+use crate::common::threads::wait;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use volumes::buffer::Pool;

@@ -3,10 +3,8 @@
 //! The losses this prevents: a node that leaves for good because an array's cache was stale for a
 //! second, and a node that writes on into a volume somebody restored from a copy.
 
-mod common;
-
-use common::world::{Medium, World};
-use common::{SMALL_BYTES, small};
+use crate::common::world::{Medium, World};
+use crate::common::{SMALL_BYTES, small};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use volumes::fence::ROLLED_BACK_AFTER;

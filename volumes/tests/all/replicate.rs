@@ -7,11 +7,9 @@
 //! `cargo test` draws 40 lives; `SIDEPATH_LIVES=1000 cargo test --release -p sidepath-volumes
 //! --test replicate` draws more, `SIDEPATH_SEED` moves them.
 
-mod common;
-
-use common::pair::Pair;
-use common::world::dooms;
-use common::{Rng, from_env};
+use crate::common::pair::Pair;
+use crate::common::world::dooms;
+use crate::common::{Rng, from_env};
 use volumes::Ring;
 use volumes::log::replicate::{Notice, Pace, Side};
 use volumes::media::Doom;
