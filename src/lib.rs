@@ -26,6 +26,7 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+mod backup;
 pub mod cli;
 pub mod config;
 pub mod daemon;

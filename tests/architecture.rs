@@ -223,6 +223,25 @@ fn planes_and_the_command_line_stay_apart() {
     assert!(broken.is_empty(), "never-arrows broken:\n{}", broken.join("\n"));
 }
 
+/// Trees and stores of backups are files; who carries their bytes is none of their business.
+#[test]
+fn backups_know_no_more_of_the_house_than_sessions() {
+    let mut broken = Vec::new();
+    for file in sources("src/backup") {
+        let inner = room_of(&file, "src/backup");
+        let may: &[&str] = match inner.as_str() {
+            "tree" | "store" | "entry" | "block" | "talk" | "pack" => &["backup"],
+            _ => &["backup", "sessions"],
+        };
+        for (line, other) in named(&file) {
+            if !may.contains(&other.as_str()) {
+                broken.push(format!("{}:{line}: {inner} names {other}", shown(&file)));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "never-arrows broken:\n{}", broken.join("\n"));
+}
+
 #[test]
 fn the_pure_core_asks_nothing_of_the_world() {
     const BANNED: &[&str] = &[

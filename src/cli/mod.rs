@@ -10,6 +10,7 @@
 //! Exit codes are a contract: 0 done, 1 the operation failed, 2 bad usage, configuration or input.
 //! A reader of our output that goes away (`| head -1`) ends a command quietly.
 
+mod backup;
 mod client;
 mod config;
 mod copy;
@@ -23,6 +24,7 @@ mod ping;
 mod recv;
 mod reload;
 mod replicate;
+mod restore;
 mod run;
 mod send;
 mod session;
@@ -86,6 +88,10 @@ enum Verb {
     Recv(recv::Args),
     /// Forward a TCP port to a port of a peer
     Forward(forward::Args),
+    /// Store trees and command output at a peer, through storage; serve, list, show, verify
+    Backup(backup::Args),
+    /// Bring a stored version back
+    Restore(restore::Args),
 }
 
 /// Runs the command the process was started with.
@@ -120,6 +126,8 @@ fn run_command(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Send(args) => send::run(&args, &mut out),
         Verb::Recv(args) => recv::run(&args, &mut out),
         Verb::Forward(args) => forward::run(&args, &mut out),
+        Verb::Backup(args) => backup::run(&args, &mut out),
+        Verb::Restore(args) => restore::run(&args, &mut out),
     };
     match outcome.and_then(|()| out.flush()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -23,9 +23,13 @@ use crate::{
         Ask, log, metrics, orders,
         socket::{self, Reload, ReloadOutcome, ReloadRefused, SocketError},
     },
-    config::{self, Config, report::Report},
+    backup::{
+        serve::{Told, serve},
+        store::{Keep, Store},
+    },
+    config::{self, BackupStoreConfig, Config, report::Report},
     daemon::{self, Attachment, Daemon, StartError, request::Request},
-    sessions::{Endpoint, gate::Gate},
+    sessions::{Endpoint, SessionError, gate::Gate},
 };
 
 /// A reload that takes longer is stuck.
@@ -72,6 +76,8 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
     let name = config.node.name.clone();
     let socket_path = config.node.control_socket.clone();
     let forward_ports = config.sessions.forward_ports.clone();
+    // A place that is no store is found before anything of the node is begun.
+    let store = config.backup_store.clone().map(|store| open_store(&store)).transpose()?;
     let daemon = Daemon::start(config.clone(), attachment).map_err(start_failure)?;
     let requests = daemon.requests();
     let ask: Ask = Arc::new(move |request| requests.send(request));
@@ -99,6 +105,10 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
         .map_err(|e| Failure::failed(format!("control socket: {e}")))?;
     let endpoint = Endpoint::of(&daemon);
     let orders = orders::serve(endpoint.clone(), ask.clone());
+    if let Some((service, store)) = store {
+        serve_store(endpoint.clone(), service, store)
+            .map_err(|e| Failure::failed(format!("the store of backups: {e}")))?;
+    }
     let gate = Gate::open(&socket_path, endpoint, forward_ports, orders)
         .map_err(|e| Failure::failed(format!("socket of sessions: {e}")))?;
     // Metrics are a convenience: a port that is taken must not keep packets from flowing.
@@ -127,6 +137,38 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
         }
         None => Err(Failure::failed("the daemon's loop ended by itself; its log says why")),
     }
+}
+
+fn open_store(config: &BackupStoreConfig) -> Result<(String, Store), Failure> {
+    let keep = Keep { count: config.keep, within: config.keep_within };
+    let store = Store::open(&config.path, keep).map_err(|error| {
+        let failure = Failure::input(format!("[backup_store]: {error}"));
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })?;
+    Ok((config.service.clone(), store))
+}
+
+/// In a thread of its own, until the node stops.
+fn serve_store(endpoint: Endpoint, service: String, store: Store) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let tell = Arc::new(|told: Told| {
+        if told.good {
+            info!(peer = told.peer, "{}", told.what);
+        } else {
+            warn!(peer = told.peer, "{}", told.what);
+        }
+    });
+    std::thread::Builder::new().name("sidepath-backups".into()).spawn(move || {
+        if let Err(error) = runtime.block_on(serve(endpoint, &service, Arc::new(store), tell))
+            && error != SessionError::Stopped
+        {
+            error!(%error, "the store of backups serves nobody");
+        }
+    })?;
+    Ok(())
 }
 
 /// Each program that holds a session has a descriptor here. The usual soft limit, 1024, is kept low
@@ -212,6 +254,9 @@ impl Reloader {
 fn fixed(old: &Config, new: &Config) -> Option<&'static str> {
     if old.node.control_socket != new.node.control_socket {
         return Some("`control_socket`");
+    }
+    if old.backup_store != new.backup_store {
+        return Some("[backup_store]");
     }
     (old.metrics != new.metrics).then_some("`listen` of [metrics]")
 }

@@ -33,6 +33,17 @@ pub(super) fn parse(text: &str) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds) + Duration::from_millis(millis))
 }
 
+/// A moment as status writes it, from seconds since 1970.
+pub(super) fn of_seconds(s: i64) -> String {
+    jiff::Timestamp::from_second(s).map_or_else(|_| "?".to_owned(), |at| at.to_string())
+}
+
+/// Now, as status writes it.
+pub(super) fn now() -> String {
+    let s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    of_seconds(i64::try_from(s).unwrap_or(i64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +54,8 @@ mod tests {
         assert_eq!(at("1970-01-01T00:00:00Z"), 0);
         assert_eq!(at("2000-02-29T12:00:00.5Z"), 951_825_600_500);
         assert_eq!(at("2026-01-01T00:00:00.123Z"), 1_767_225_600_123);
+        assert_eq!(of_seconds(951_825_600), "2000-02-29T12:00:00Z");
+        assert_eq!(of_seconds(i64::MAX), "?");
         assert!(parse("yesterday").is_none());
         assert!(parse("2026-13-01T00:00:00Z").is_none());
     }

@@ -14,7 +14,7 @@ use failover::{ClassRules, NodeId};
 
 use super::{
     Config, DEFAULT_SOCKET, DEFAULT_STATE, HooksConfig, InterfaceConfig, NetworkConfig, NodeConfig,
-    PeerConfig, SessionsConfig, StorageConfig, contradict,
+    PeerConfig, SessionsConfig, StorageConfig, backup, contradict,
     file::{self, Entry, Section, Word},
     key,
     places::Places,
@@ -82,6 +82,9 @@ pub(super) fn check(file: &Path, text: &str, report: &mut Report) -> Option<Conf
             section.finish(report);
             SessionsConfig { forward_ports }
         });
+    let backup_store = root
+        .section("backup_store", report)
+        .and_then(|section| backup::backup_store(section, &base, report));
     root.finish(report);
 
     // Contradictions between sections.
@@ -119,6 +122,7 @@ pub(super) fn check(file: &Path, text: &str, report: &mut Report) -> Option<Conf
         plaintext,
         classes,
         sessions,
+        backup_store,
     })
 }
 

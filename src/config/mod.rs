@@ -4,6 +4,7 @@
 //! and `contradict` what cannot stand together, [`report`] shows what is wrong, line and caret. Nothing behind this room ever sees an
 //! unchecked value.
 
+mod backup;
 mod check;
 mod contradict;
 mod file;
@@ -126,6 +127,21 @@ pub struct Config {
     pub classes: ClassRules,
     /// What peers may do with sessions.
     pub sessions: SessionsConfig,
+    /// Where backups of peers are put, if anywhere.
+    pub backup_store: Option<BackupStoreConfig>,
+}
+
+/// `[backup_store]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupStoreConfig {
+    /// A folder; a new or an empty one becomes a store.
+    pub path: PathBuf,
+    /// The service it listens for.
+    pub service: String,
+    /// Versions of each name that stay; all, when neither this nor the next is said.
+    pub keep: Option<u32>,
+    /// How long versions stay; one goes when it is beyond both, the last never.
+    pub keep_within: Option<Duration>,
 }
 
 /// `[sessions]`

@@ -22,6 +22,7 @@ pub(super) fn diff(old: &Config, new: &Config) -> Result<Vec<String>, String> {
         ("metrics.listen", old.metrics != new.metrics),
         ("security.plaintext", old.plaintext != new.plaintext),
         ("sessions.forward_ports", old.sessions != new.sessions),
+        ("backup_store", old.backup_store != new.backup_store),
         ("network", old.network.is_some() != new.network.is_some()),
         (
             "network.listen",

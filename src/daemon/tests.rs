@@ -52,6 +52,7 @@ pub(crate) fn config(id: u8, listen: &str) -> Config {
         metrics: None,
         plaintext: false,
         sessions: crate::config::SessionsConfig::default(),
+        backup_store: None,
         classes: ClassRules::default(),
     }
 }

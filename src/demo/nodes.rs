@@ -132,6 +132,7 @@ impl Nodes {
                 metrics: None,
                 plaintext: false,
                 sessions: crate::config::SessionsConfig::default(),
+                backup_store: None,
                 classes: ClassRules::default(),
             };
             let (application, device) = channel(CHANNEL_PACKETS);

@@ -41,13 +41,27 @@ impl DataSocket {
         service: &str,
         streams: u8,
     ) -> Result<Self, SessionError> {
+        Self::connect_by(endpoint, peer, service, streams, Preference::StorageFirst).await
+    }
+
+    /// The same, with streams that prefer another path.
+    ///
+    /// # Errors
+    /// As [`DataSocket::connect`].
+    pub async fn connect_by(
+        endpoint: &Endpoint,
+        peer: &str,
+        service: &str,
+        streams: u8,
+        preference: Preference,
+    ) -> Result<Self, SessionError> {
         let streams = streams.clamp(1, STREAMS_MAX);
         let mut control = endpoint.connect(peer, service, Preference::NetworkFirst).await?;
         control.write_all(&[streams]).await.map_err(|e| failed(&e))?;
         let name = read_name(&mut control).await?;
         let mut opened = Vec::new();
         for index in 0..streams {
-            let mut stream = endpoint.connect(peer, &name, Preference::StorageFirst).await?;
+            let mut stream = endpoint.connect(peer, &name, preference).await?;
             stream.write_all(&[index]).await.map_err(|e| failed(&e))?;
             opened.push(stream);
         }
@@ -59,7 +73,15 @@ impl DataSocket {
     /// # Errors
     /// When the node has stopped, or the other program does not speak this protocol.
     pub async fn accept(endpoint: &Endpoint, listener: &Listener) -> Result<Self, SessionError> {
-        let mut control = listener.accept().await?;
+        Self::accepted(endpoint, listener.accept().await?).await
+    }
+
+    /// The pair whose control stream a listener has accepted: for who accepts many, so that one
+    /// that says nothing keeps no other waiting.
+    ///
+    /// # Errors
+    /// As [`DataSocket::accept`].
+    pub async fn accepted(endpoint: &Endpoint, mut control: Stream) -> Result<Self, SessionError> {
         let streams = control.read_u8().await.map_err(|e| failed(&e))?;
         if !(1..=STREAMS_MAX).contains(&streams) {
             return Err(SessionError::Daemon(format!("a pair of {streams} streams")));
@@ -67,7 +89,7 @@ impl DataSocket {
         let mut random = [0; 8];
         getrandom::fill(&mut random)
             .map_err(|e| SessionError::Daemon(format!("no random bytes: {e}")))?;
-        let name = format!("{}#{:016x}", listener.service(), u64::from_le_bytes(random));
+        let name = format!("{}#{:016x}", control.service(), u64::from_le_bytes(random));
         let own = endpoint.listen(&name).await?;
         write_name(&mut control, &name).await?;
         let mut accepted: Vec<Option<Stream>> = (0..streams).map(|_| None).collect();

@@ -215,6 +215,38 @@ fn replicas_are_checked_like_everything_else() {
 }
 
 #[test]
+fn a_store_of_backups_is_checked_like_everything_else() {
+    let room = Room::new();
+    let config = room.config();
+    let good = "[backup_store]\npath = \"backups\"\n";
+    let all = format!("{config}\n{good}service = \"nightly\"\nkeep = 7\nkeep_within = \"720h\"\n");
+    room.write("alpha.toml", &all);
+    let done = room.run(&["config", "check", "alpha.toml"]);
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
+    let line = config.lines().count() + 2;
+    let with = format!("{config}\n{good}");
+    for (to, at, part) in [
+        (good.replace("path", "pth"), 1, "did you mean `path`?"),
+        ("[backup_store]\n".into(), 0, "[backup_store] needs `path`"),
+        ("[backup_stor]\npath = \"x\"\n".into(), 0, "did you mean `backup_store`?"),
+        (good.replace("backups", ""), 1, "an empty path"),
+        (good.replace("\"backups\"", "7"), 1, "`path` is a text"),
+        (format!("{good}keep = 0\n"), 2, "`keep` is how many versions of each name stay"),
+        (format!("{good}keep = -1\n"), 2, "`keep`"),
+        (format!("{good}keep = \"all\"\n"), 2, "`keep` is a whole number"),
+        (format!("{good}keep_within = \"30\"\n"), 2, "`keep_within`: a duration needs a unit"),
+        (format!("{good}keep_within = \"1ms\"\n"), 2, "`keep_within` is 1ms, but must lie"),
+        (format!("{good}service = \"\"\n"), 2, "a service has a name of 1 to 100 bytes"),
+        (format!("{good}service = \"sidepath.x\"\n"), 2, "not begin with `sidepath.`"),
+        (format!("{good}keeps = 3\n"), 2, "did you mean `keep`?"),
+    ] {
+        let text = report(&room, &with, good, &to);
+        assert!(text.contains(part), "{to}: {text}");
+        assert!(text.contains(&format!("--> alpha.toml:{}:", line + at)), "{to}: {text}");
+    }
+}
+
+#[test]
 fn own_key_of_a_peer_is_found() {
     let room = Room::new();
     let config = room.config();

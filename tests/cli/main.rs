@@ -4,6 +4,7 @@
 //! by side: nothing here changes what the process has only one of, and every test has a folder,
 //! ports and sockets of its own.
 
+mod backup;
 mod config;
 mod copy;
 mod demo;
@@ -20,5 +21,6 @@ mod run;
 mod send;
 mod socket;
 mod status;
+mod tree;
 mod usage;
 mod volume;

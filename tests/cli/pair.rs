@@ -34,6 +34,11 @@ fn free() -> (TcpListener, UdpSocket) {
 impl Pair {
     /// Both, running and met by both paths.
     pub(crate) fn start() -> Self {
+        Self::start_with(["", ""])
+    }
+
+    /// With further sections in their configurations.
+    pub(crate) fn start_with(more: [&str; 2]) -> Self {
         let room = Room::new();
         let volume = ["volume", "init", "volume", "--name", "pair", "--nodes", "1,2"];
         let done = room.run(&[&volume[..], &["--size", "8MiB", "--single-host"]].concat());
@@ -52,31 +57,49 @@ impl Pair {
                  [storage]\nvolume = \"volume\"\nsingle_host = true\n\
                  [[peer]]\nid = {}\nname = \"{}\"\npublic_key = \"{}\"\n\
                  endpoints = [\"127.0.0.1:{}\"]\n\
-                 [metrics]\nlisten = \"127.0.0.1:{}\"\n",
+                 [metrics]\nlisten = \"127.0.0.1:{}\"\n{}",
                 index + 1,
                 ports[index],
                 other + 1,
                 NAMES[other],
                 keys[other],
                 ports[other],
-                metrics[index]
+                metrics[index],
+                more[index]
             );
             room.write(&format!("{name}.toml"), &text);
         }
         let mut pair = Self { room, daemons: Vec::new(), metrics: metrics[0] };
-        for name in NAMES {
-            let log = std::fs::File::create(pair.room.join(&format!("{name}.log"))).unwrap();
-            let config = format!("{name}.toml");
-            let mut command = pair.room.command(&["run", "--config", &config]);
-            pair.daemons.push(command.stderr(Stdio::from(log)).spawn().unwrap());
+        for index in [0, 1] {
+            let daemon = pair.daemon(index);
+            pair.daemons.push(daemon);
         }
-        pair.wait_for("both paths", |peer| {
+        pair.wait_until_met();
+        pair
+    }
+
+    fn daemon(&self, index: usize) -> Child {
+        let name = NAMES[index];
+        let log = self.room.join(&format!("{name}.log"));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        let mut command = self.room.command(&["run", "--config", &format!("{name}.toml")]);
+        command.stderr(Stdio::from(log)).spawn().unwrap()
+    }
+
+    /// Kills one in the middle of whatever it does, and starts it again.
+    pub(crate) fn restart(&mut self, index: usize) {
+        self.daemons[index].kill().unwrap();
+        self.daemons[index].wait().unwrap();
+        self.daemons[index] = self.daemon(index);
+    }
+
+    pub(crate) fn wait_until_met(&self) {
+        self.wait_for("both paths", |peer| {
             peer["network"]["state"] == "up"
                 && peer["storage"]["state"] == "up"
                 && peer["route"] == "network"
                 && peer["peer_route"] == "network"
         });
-        pair
     }
 
     pub(crate) fn ask(&self, words: &[&str]) -> Done {

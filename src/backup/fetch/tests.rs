@@ -1,0 +1,283 @@
+//! What is asked for, in which order, and what is made of blocks that are not what they should be.
+
+use std::{fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::backup::{block::Sealer, entry::Stamp, store::BlockAt};
+
+fn name(name: &str) -> Name {
+    Name::new(name).unwrap()
+}
+
+fn stored(named: &str, kind: Kind, pieces: &[Piece]) -> Stored {
+    let entry = Entry {
+        name: name(named),
+        kind,
+        mode: 0o750,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        mtime: Stamp { s: 1_000_000_000, ns: 0 },
+        ctime: Stamp::default(),
+        inode: 0,
+        xattrs: Vec::new(),
+    };
+    Stored { entry, pieces: pieces.to_vec() }
+}
+
+fn folder(named: &str) -> Stored {
+    stored(named, Kind::Folder, &[])
+}
+
+fn link(named: &str, first: &str) -> Stored {
+    stored(named, Kind::HardLink(name(first)), &[])
+}
+
+fn piece(block: u32, within: u32, offset: u64, length: u32) -> Piece {
+    Piece { offset, length, block, within }
+}
+
+/// A file of these pieces of these raw blocks.
+fn file(named: &str, raw: &[Vec<u8>], pieces: &[Piece]) -> Stored {
+    let bytes: Vec<u8> = pieces
+        .iter()
+        .flat_map(|p| &raw[p.block as usize][p.within as usize..][..p.length as usize])
+        .copied()
+        .collect();
+    let digest = *blake3::hash(&bytes).as_bytes();
+    stored(named, Kind::File { size: bytes.len() as u64, digest, changed: false }, pieces)
+}
+
+fn sealed(raw: &[u8]) -> Block {
+    Sealer::new(Some(1)).unwrap().seal(raw)
+}
+
+/// The blocks come as they are asked for; the rest of the way is as in a restore.
+fn source(wanted: &[u32], blocks: &Arc<Vec<Option<Block>>>) -> Source {
+    let (to, from) = channel(PLACE_QUEUE);
+    let (wanted, all) = (wanted.to_vec(), Arc::clone(blocks));
+    std::thread::spawn(move || {
+        for index in wanted {
+            let Some(block) = all[index as usize].clone() else { return };
+            if to.blocking_send((index, Ok(block))).is_err() {
+                return;
+            }
+        }
+    });
+    Source { blocks: from, shelf: Shelf::default() }
+}
+
+fn lay(dest: &Path, entries: &[Stored], blocks: Vec<Option<Block>>) -> Result<Placed, PairError> {
+    let mut place = Place::new(dest, Existing::Overwrite, "n@1 digest", true).unwrap();
+    let keep: Vec<bool> = entries.iter().map(|s| place.is_done(&s.entry)).collect();
+    let missing = entries.iter().zip(&keep).filter(|(_, keep)| !**keep);
+    let wanted = wanted(missing.flat_map(|(stored, _)| &stored.pieces));
+    let source = source(&wanted, &Arc::new(blocks));
+    put_all(place, Placed::default(), entries, &keep, source)
+}
+
+fn names(entries: &[Stored]) -> Vec<String> {
+    entries.iter().map(|s| s.entry.name.to_string()).collect()
+}
+
+#[test]
+fn a_link_without_its_first_name_becomes_the_file() {
+    let raw = [b"content".to_vec()];
+    let all = vec![
+        folder(""),
+        folder("a"),
+        file("a/f", &raw, &[piece(0, 0, 0, 7)]),
+        folder("b"),
+        folder("b/c"),
+        link("b/c/g", "a/f"),
+        link("b/h", "a/f"),
+        folder("bc"),
+        link("i", "a/f"),
+    ];
+    let chosen = |only: &[&str]| {
+        let mut entries = all.clone();
+        choose(&mut entries, &only.iter().map(|n| name(n)).collect::<Vec<_>>());
+        entries
+    };
+    assert_eq!(chosen(&[]), all);
+    let b = chosen(&["b"]);
+    assert_eq!(names(&b), ["b", "b/c", "b/c/g", "b/h"]);
+    assert_eq!((&b[2].entry.kind, &b[2].pieces), (&all[2].entry.kind, &all[2].pieces));
+    assert_eq!(b[3].entry.kind, Kind::HardLink(name("b/c/g")));
+    let h = chosen(&["b/h", "i"]);
+    assert_eq!(names(&h), ["b", "b/h", "i"]);
+    assert_eq!(h[1].pieces.len(), 1);
+    assert_eq!(h[2].entry.kind, Kind::HardLink(name("b/h")));
+    let both = chosen(&["a", "b/h"]);
+    assert_eq!(names(&both), ["a", "a/f", "b", "b/h"]);
+    assert_eq!(both[3].entry.kind, Kind::HardLink(name("a/f")));
+    assert_eq!(chosen(&["nothing", "a/f/x"]), []);
+    assert_eq!(missing(&all, &[name("b/c"), name("x"), name("a/f")]), ["x"]);
+    // And it can be placed.
+    let dir = TempDir::new().unwrap();
+    let placed = lay(dir.path(), &b, vec![Some(sealed(&raw[0]))]).unwrap();
+    assert_eq!((placed.missing, placed.problems), (0, Vec::new()));
+    let meta = dir.path().join("b/h").metadata().unwrap();
+    assert_eq!((meta.nlink(), meta.len()), (2, 7));
+}
+
+/// Numbers that are the same in every run.
+fn random(seed: &mut u64, below: u64) -> u32 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    u32::try_from((*seed >> 33) % below).unwrap()
+}
+
+/// Pieces all over: far apart and close together, of blocks that are needed again when they are
+/// forgotten. What is planned is what is taken, to the last block.
+#[test]
+fn what_is_asked_for_is_what_is_taken() {
+    let mut seed = 1;
+    for round in 0..20 {
+        let many = 1 + u64::from(random(&mut seed, 100));
+        let raw: Vec<Vec<u8>> = (0..many).map(|i| vec![i.to_le_bytes()[0]; 100]).collect();
+        let mut entries = Vec::new();
+        for n in 0..random(&mut seed, 200) {
+            let pieces: Vec<Piece> = (0..random(&mut seed, 6))
+                .map(|i| {
+                    piece(random(&mut seed, many), random(&mut seed, 90), u64::from(i) * 10, 10)
+                })
+                .collect();
+            entries.push(file(&format!("{n}"), &raw, &pieces));
+        }
+        let wanted = wanted(entries.iter().flat_map(|s| &s.pieces));
+        let total: usize = runs(&wanted).iter().map(|(_, n)| *n as usize).sum();
+        assert_eq!(total, wanted.len());
+        let dir = TempDir::new().unwrap();
+        let blocks = raw.iter().map(|raw| Some(sealed(raw))).collect();
+        let placed = lay(dir.path(), &entries, blocks).unwrap();
+        assert_eq!((placed.missing, placed.problems), (0, Vec::new()), "round {round}");
+        assert_eq!(placed.entries, entries.len() as u64);
+        let mut taken = source(&wanted, &Arc::new(raw.iter().map(|r| Some(sealed(r))).collect()));
+        for piece in entries.iter().flat_map(|s| &s.pieces) {
+            let Ok(Ok(bytes)) = taken.bytes(piece) else { panic!("{piece:?}") };
+            let from = piece.within as usize;
+            assert_eq!(bytes, &raw[piece.block as usize][from..from + piece.length as usize]);
+        }
+        assert!(taken.blocks.blocking_recv().is_none(), "a block nobody takes");
+    }
+}
+
+#[test]
+fn runs_have_ends() {
+    assert_eq!(runs(&[]), []);
+    assert_eq!(runs(&[3, 4, 5, 7, 6, 6]), [(3, 3), (7, 1), (6, 1), (6, 1)]);
+    assert_eq!(runs(&[u32::MAX - 1, u32::MAX, 0]), [(u32::MAX - 1, 2), (0, 1)]);
+}
+
+/// A block of other bytes, a shorter one, and one that cannot be opened: their files are missing by
+/// name, with all their other names; nothing else is, and what was there before stays.
+#[test]
+fn a_damaged_block_is_told_of_every_file_in_it() {
+    let raw = [vec![1; 100], vec![2; 100], vec![3; 100]];
+    let entries = [
+        file("good", &raw, &[piece(0, 0, 0, 50)]),
+        file("bad", &raw, &[piece(1, 0, 0, 50)]),
+        file("too", &raw, &[piece(0, 0, 0, 10), piece(1, 50, 10, 50), piece(2, 0, 60, 40)]),
+        link("other", "bad"),
+        link("fine", "good"),
+        file("last", &raw, &[piece(2, 0, 0, 100)]),
+    ];
+    let mut codec = sealed(&[2; 100]).bytes().to_vec();
+    codec[4] = 9;
+    let sum = {
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&codec[..16]);
+        sum.update(&codec[20..]);
+        sum.finalize()
+    };
+    codec[16..20].copy_from_slice(&sum.to_le_bytes());
+    let unknown = Block::parse(codec).unwrap();
+    for bad in [sealed(&[9; 100]), sealed(&[2; 40]), unknown] {
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("bad"), "older").unwrap();
+        let blocks = vec![Some(sealed(&raw[0])), Some(bad), Some(sealed(&raw[2]))];
+        let placed = lay(dir.path(), &entries, blocks).unwrap();
+        assert_eq!((placed.entries, placed.missing), (3, 3), "{:?}", placed.problems);
+        for (problem, named) in placed.problems.iter().zip(["bad", "too", "other"]) {
+            assert!(problem.starts_with(&format!("{named} is not restored: ")), "{problem}");
+        }
+        let is = |named: &str| fs::read(dir.path().join(named)).ok();
+        assert_eq!((is("good"), is("fine")), (Some(vec![1; 50]), Some(vec![1; 50])));
+        assert_eq!((is("bad"), is("too"), is("other")), (Some(b"older".to_vec()), None, None));
+        assert_eq!(is("last"), Some(vec![3; 100]));
+    }
+}
+
+/// A store's blocks that end early leave something that goes on.
+#[test]
+fn an_early_end_is_an_error_and_goes_on_later() {
+    let raw = [vec![1; 100], vec![2; 100]];
+    let entries = [file("a", &raw, &[piece(0, 0, 0, 9)]), file("b", &raw, &[piece(1, 0, 0, 9)])];
+    let dir = TempDir::new().unwrap();
+    let early = lay(dir.path(), &entries, vec![Some(sealed(&raw[0])), None]).unwrap_err();
+    assert!(early.to_string().contains("ended early"), "{early}");
+    let placed = lay(dir.path(), &entries, vec![None, Some(sealed(&raw[1]))]).unwrap();
+    assert_eq!((placed.missing, placed.entries), (0, 2), "the first was kept");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_stream_is_fed_whole_or_told() {
+    let raw = [vec![b'x'; 100_000], vec![b'y'; 5]];
+    let pieces = [piece(0, 0, 0, 100_000), piece(1, 0, 100_000, 5), piece(0, 7, 100_005, 1)];
+    let good = file("stream", &raw, &pieces);
+    let blocks = |second: Option<Block>| Arc::new(vec![Some(sealed(&raw[0])), second]);
+    let run = |command: &str, stored: &Stored, second: Option<Block>| {
+        let child = Command::new("sh").args(["-c", command]).stdin(Stdio::piped()).spawn().unwrap();
+        let source = source(&wanted(stored.pieces.iter()), &blocks(second));
+        feed(child, command, &stored.entry, &stored.pieces, source)
+            .map(|placed| placed.bytes)
+            .map_err(|e| e.to_string())
+    };
+    let second = || Some(sealed(&raw[1]));
+    assert_eq!(run("test $(wc -c) = 100006", &good, second()), Ok(100_006));
+    let said = |command: &str, stored: &Stored, second| run(command, stored, second).unwrap_err();
+    assert!(said("cat >/dev/null; exit 3", &good, second()).contains("failed"));
+    assert!(said("exit 0", &good, second()).contains("ended before it had read everything"));
+    assert!(said("cat >/dev/null", &good, None).contains("ended early"));
+    assert!(said("cat >/dev/null", &good, Some(sealed(b"yyyyz"))).contains("digest"));
+    assert!(said("cat >/dev/null", &good, Some(sealed(b"y"))).contains("shorter"));
+    let mut gap = good.clone();
+    gap.pieces[1].offset += 1;
+    assert!(said("cat >/dev/null", &gap, second()).contains("gaps"));
+    let mut long = good.clone();
+    if let Kind::File { size, .. } = &mut long.entry.kind {
+        *size += 1;
+    }
+    assert!(said("cat >/dev/null", &long, second()).contains("digest"));
+}
+
+/// Bits flipped in a catalogue and in a block, at every place: each is found before anything is
+/// put anywhere.
+#[test]
+fn flipped_bits_are_found_before_anything_is_placed() {
+    let raw = [vec![1; 100]];
+    let entries = vec![folder("d"), file("d/f", &raw, &[piece(0, 0, 0, 100)])];
+    let block = sealed(&raw[0]);
+    let length = u32::try_from(block.bytes().len()).unwrap();
+    let catalogue = Catalogue {
+        version: Version { number: 1, entries: 2, ..Version::default() },
+        blocks: vec![BlockAt { version: 1, pack: 1, offset: 0, stored: length, raw: 100 }],
+        entries,
+        problems: Vec::new(),
+    };
+    let mut bytes = Vec::new();
+    catalogue.write_to(&mut bytes).unwrap();
+    assert!(Catalogue::read_from(&mut &bytes[..]).is_ok());
+    for at in 0..bytes.len() {
+        bytes[at] ^= 1 << (at % 8);
+        assert!(Catalogue::read_from(&mut &bytes[..]).is_err(), "byte {at}");
+        bytes[at] ^= 1 << (at % 8);
+    }
+    for at in 0..block.bytes().len() {
+        let mut bad = block.bytes().to_vec();
+        bad[at] ^= 1 << (at % 8);
+        assert!(Block::parse(bad).and_then(|b| b.open()).is_err(), "byte {at}");
+    }
+}
