@@ -5,7 +5,10 @@ mod pair;
 use std::time::Duration;
 
 use failover::{
-    Command, Cut, Event, NodeId, Route, Via, VolumeFact, health::Verdict, status::PeerState,
+    Command, Cut, Event, NodeId, Route, Via, VolumeFact,
+    health::Verdict,
+    session::{Preference, SessionEvent, SessionOrder},
+    status::PeerState,
 };
 use pair::Pair;
 
@@ -358,4 +361,51 @@ fn suspicion_is_never_lifted_by_old_news() {
         let settled = side.events.iter().filter(|e| back(e)).count();
         assert_eq!(settled, 1, "{:?}", side.events);
     }
+}
+
+/// The plane tells what the pipe takes when that is news to it: it does not know that the core
+/// forgot.
+#[test]
+fn a_peer_that_restarts_leaves_the_pipe_as_large_as_it_was() {
+    let mut pair = Pair::settled();
+    pair.pipe_takes(0, 1 << 20);
+    pair.restart(1);
+    pair.run(2000);
+    pair.session(
+        0,
+        SessionOrder::Open {
+            token: 1,
+            service: "bulk".into(),
+            preference: Preference::NetworkOnly,
+        },
+    );
+    pair.run(10);
+    let opening = pair.sides[0].sessions.iter().find_map(|event| match event {
+        SessionEvent::Opening { id, .. } => Some(*id),
+        _ => None,
+    });
+    let offered = pair.sides[1].sessions.iter().find_map(|event| match event {
+        SessionEvent::Offered { id, .. } => Some(*id),
+        _ => None,
+    });
+    pair.session(1, SessionOrder::Accept(offered.expect("an offer")));
+    pair.run(10);
+    let id = opening.expect("a session");
+    let (mut sent, mut came) = (0, 0);
+    for _ in 0..100 {
+        let peer = pair.sides[1].id;
+        let room = pair.sides[0].node.session_room(peer, id).min((400 << 10) - sent);
+        if room > 0 {
+            pair.session(0, SessionOrder::Write(id, vec![7; room].into()));
+            sent += room;
+        }
+        pair.run(5);
+        for event in std::mem::take(&mut pair.sides[1].sessions) {
+            if let SessionEvent::Data(id, bytes) = event {
+                came += bytes.len();
+                pair.session(1, SessionOrder::Take(id, bytes.len() as u64));
+            }
+        }
+    }
+    assert_eq!((sent, came), (400 << 10, 400 << 10));
 }

@@ -165,12 +165,12 @@ impl Peer {
         }
     }
 
-    /// Sessions end because the peer's daemon is another one.
+    /// Sessions end because the peer's daemon is another one. What the pipe takes is unchanged by
+    /// that: the plane tells what is news to it, and would not tell it again.
     pub(super) fn end_sessions(&mut self, world: &mut dyn World) {
         if !planted(Bug::SessionSurvives) {
             self.pipe.end_all(Ending::PeerRestarted);
         }
-        self.pipe_room = ROOM_AT_FIRST;
         self.tell_sessions(world);
     }
 

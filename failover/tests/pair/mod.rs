@@ -9,9 +9,10 @@ use std::{
 
 use bytes::Bytes;
 use failover::{
-    Command, Event, Input, Node, NodeId, Options, Output, PeerOptions, Time, Timing, VolumeFact,
-    VolumeId, VolumeOrder, World,
+    Command, Event, Input, NetworkFact, Node, NodeId, Options, Output, PeerOptions, Time, Timing,
+    VolumeFact, VolumeId, VolumeOrder, World,
     beat::{Heard, Pulse},
+    session::SessionOrder,
     status::PeerStatus,
 };
 
@@ -237,6 +238,17 @@ impl Pair {
     pub(crate) fn command(&mut self, side: usize, command: Command) {
         let now = self.now;
         self.sides[side].input(now, Input::Command(command));
+    }
+
+    /// What the plane says of the pipe: it takes so many bytes.
+    pub(crate) fn pipe_takes(&mut self, side: usize, bytes: usize) {
+        let (now, peer) = (self.now, self.sides[1 - side].id);
+        self.sides[side].input(now, Input::Network(NetworkFact::PipeTakes { peer, bytes }));
+    }
+
+    pub(crate) fn session(&mut self, side: usize, order: SessionOrder) {
+        let (now, peer) = (self.now, self.sides[1 - side].id);
+        self.sides[side].input(now, Input::Session { peer, order });
     }
 
     /// Lets `ms` milliseconds pass.
