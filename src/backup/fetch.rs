@@ -118,7 +118,10 @@ async fn attempt(
     tries: &mut Tries,
     watch: Watch<'_>,
 ) -> Result<(Version, Placed), PairError> {
-    let DataSocket { control, mut streams } = plan.line.connect(endpoint).await?;
+    let pair = plan.line.connect(endpoint).await?;
+    tries.met();
+    plan.line.settle(&pair).await?;
+    let DataSocket { control, mut streams } = pair;
     let (from, mut out) = control.into_split();
     let mut said = listen(from);
     let done = async {
@@ -149,9 +152,9 @@ async fn attempt(
             (_, Ok(placed)) => placed,
             (Err(error), Err(_)) | (Ok(_), Err(error)) => return Err(error),
         };
-        let _ = talk::say(&mut out, &Tell::Thanks).await;
         // It is all here; this is for the counters of both sides.
         let _ = tokio::time::timeout(super::send::BYE_WITHIN, async {
+            let _ = talk::say(&mut out, &Tell::Thanks).await;
             while !matches!(word(said.recv().await), Ok(Say::Done(_)) | Err(_)) {}
             let _ = out.stream().closed().await;
         })

@@ -34,9 +34,11 @@ const WHOLE_BELOW: u64 = 256 << 10;
 const FULL_WITHIN: usize = 4 << 10;
 /// A batch ends after so many entries, or so many blocks.
 const BATCH_ENTRIES: usize = 256;
-const BATCH_BLOCKS: u32 = 8;
-/// Pieces of one file that are announced before its end.
+const BATCH_BLOCKS: u32 = 4;
+/// Pieces of one file are announced before its end when they are so many, or in so many blocks: an
+/// interruption loses what was not.
 const PIECES_MAX: usize = 16;
+const PART_BLOCKS: u32 = 4;
 /// Raw blocks between reader and sealer.
 const RAW_QUEUE: usize = 2;
 
@@ -162,7 +164,8 @@ impl Packer {
         known: &mut Option<u32>,
         pieces: &mut Vec<Piece>,
     ) -> Result<(), Gone> {
-        if pieces.len() < PIECES_MAX {
+        let first = pieces.first().map_or(self.number, |piece| piece.block);
+        if pieces.len() < PIECES_MAX && self.number - first < PART_BLOCKS {
             return Ok(());
         }
         let pieces = std::mem::take(pieces);

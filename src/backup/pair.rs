@@ -1,11 +1,7 @@
 //! What clients and stores share: why a pair failed, which path its bulk may take, waiting for work
 //! while the other side may speak.
 
-use std::{
-    fmt, io,
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::{fmt, io, pin::pin, time::Duration};
 
 use failover::Path;
 use futures_util::future::{Either, select};
@@ -120,31 +116,39 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// Connects, and waits for the path the policy wants.
+    /// Connects.
     pub(crate) async fn connect(&self, endpoint: &Endpoint) -> Result<DataSocket, PairError> {
         let preference = self.policy.preference();
         let connect =
             DataSocket::connect_by(endpoint, &self.peer, &self.service, self.streams, preference);
-        let pair = match self.policy {
+        match self.policy {
             Policy::Fail => match tokio::time::timeout(PATH_WITHIN, connect).await {
-                Ok(pair) => pair?,
-                Err(_) => return Err(self.no_storage()),
+                Ok(pair) => Ok(pair?),
+                Err(_) => Err(self.no_storage()),
             },
-            _ => connect.await?,
-        };
+            _ => Ok(connect.await?),
+        }
+    }
+
+    /// Waits for the path the policy wants.
+    pub(crate) async fn settle(&self, pair: &DataSocket) -> Result<(), PairError> {
         let patience = match self.policy {
             Policy::Preferred => self.wait,
             Policy::Fail => PATH_WITHIN,
-            Policy::Always | Policy::Never => return Ok(pair),
+            Policy::Always | Policy::Never => return Ok(()),
         };
-        let until = Instant::now() + patience;
-        while !pair.streams.iter().all(|stream| stream.path() == Some(Path::Storage)) {
-            if Instant::now() >= until {
-                return if self.policy == Policy::Fail { Err(self.no_storage()) } else { Ok(pair) };
+        let stored = async {
+            while !pair.streams.iter().all(|stream| stream.path() == Some(Path::Storage)) {
+                tokio::time::sleep(LOOK_EVERY).await;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        Ok(pair)
+        };
+        let waited = tokio::time::timeout(patience, stored);
+        // A pair that ends meanwhile has no path, and never will.
+        let over = match select(pin!(waited), pin!(pair.streams[0].failed())).await {
+            Either::Left((waited, _)) => waited.is_err(),
+            Either::Right((error, _)) => return Err(error.into()),
+        };
+        if over && self.policy == Policy::Fail { Err(self.no_storage()) } else { Ok(()) }
     }
 
     /// Whether a path that is missing is waited for from the beginning.
@@ -202,8 +206,9 @@ pub(crate) async fn beside<T>(
             }
         };
         match heard {
-            // An error of ours is mostly the echo of why the other side ended.
-            Err(error) => return Err(last_words(said, error).await),
+            // That a stream ended is mostly the echo of why the other side did.
+            Err(error @ PairError::Session(_)) => return Err(last_words(said, error).await),
+            Err(error) => return Err(error),
             Ok(heard) => on(word(heard)?),
         }
     }

@@ -127,7 +127,8 @@ pub(crate) async fn backup(
     let mut carried = Carried::default();
     let mut tries = Tries::new(plan.retry, plan.line.waits());
     loop {
-        let mut fresh = plan.fresh && tries.count == 0;
+        // A try that did not begin has forgotten nothing yet.
+        let mut fresh = plan.fresh && !tries.is_through();
         fresh |= matches!(plan.content, Content::Command(_));
         let tried = attempt(endpoint, plan, fresh, &mut carried, &mut tries, watch).await;
         match tried {
@@ -144,8 +145,10 @@ pub(super) struct Tries {
     within: Duration,
     /// A path that is missing from the beginning is waited for, too.
     waits: bool,
-    /// When this try was answered, and whether any ever was.
+    /// When this try was answered.
     answered: Option<Instant>,
+    /// Whether the other side was there, and whether it ever did what we asked for.
+    met: bool,
     ever: bool,
     /// Since when it fails without getting on.
     failing: Option<Instant>,
@@ -155,7 +158,13 @@ pub(super) struct Tries {
 impl Tries {
     pub(super) fn new(within: Duration, waits: bool) -> Self {
         let (answered, failing) = (None, None);
-        Self { count: 0, within, waits, answered, ever: false, failing, wait: RETRY_FIRST }
+        let (met, ever, wait) = (false, false, RETRY_FIRST);
+        Self { count: 0, within, waits, answered, met, ever, failing, wait }
+    }
+
+    /// The other side is there.
+    pub(super) fn met(&mut self) {
+        self.met = true;
     }
 
     /// The other side does what we ask for. That alone is no progress: else what always fails a
@@ -184,7 +193,7 @@ impl Tries {
             PairError::Said(_) if !self.ever => self.within.min(BUSY_WITHIN),
             PairError::Session(SessionError::Ended(Ending::TimedOut)) if self.waits => self.within,
             // What was wrong from the beginning is for a person.
-            _ if !self.ever => Duration::ZERO,
+            _ if !self.met => Duration::ZERO,
             _ => self.within,
         };
         // A long try did something, be it that it read what the store has already.
@@ -211,7 +220,10 @@ async fn attempt(
     tries: &mut Tries,
     watch: Watch<'_>,
 ) -> Result<Report, PairError> {
-    let DataSocket { control, mut streams } = plan.line.connect(endpoint).await?;
+    let pair = plan.line.connect(endpoint).await?;
+    tries.met();
+    plan.line.settle(&pair).await?;
+    let DataSocket { control, mut streams } = pair;
     let (from, mut out) = control.into_split();
     let mut said = listen(from);
     let done = async {

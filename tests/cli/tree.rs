@@ -94,10 +94,10 @@ pub(crate) fn make(root: &Path, seed: u64, big: usize) {
 
 fn sparse(root: &Path) {
     for (name, data, size) in [
-        ("hole at the end", &[0, 4 << 20][..], 64 << 20),
-        ("hole at the beginning", &[32 << 20], (32 << 20) + 10),
-        ("only a hole", &[], 16 << 20),
-        ("holes", &[1 << 20, 5 << 20, 9 << 20], 10 << 20),
+        ("hole at the end", &[0, 2 << 20][..], 9 << 20),
+        ("hole at the beginning", &[6 << 20], (6 << 20) + 10),
+        ("only a hole", &[], 5 << 20),
+        ("holes", &[1 << 20, 3 << 20, 5 << 20], 6 << 20),
     ] {
         let mut file = File::create(root.join(name)).unwrap();
         for at in data {
