@@ -2,14 +2,13 @@
 
 use std::io;
 
-use tokio::sync::mpsc::Receiver;
-
 use super::{
-    pair::{Line, PairError, listen, word},
+    client::Client,
+    pair::{Line, PairError, word},
     store::Catalogue,
-    talk::{self, Ask, Say, Tell, Version, Want, kind},
+    talk::{self, Say, Tell, Version, Want, kind},
 };
-use crate::sessions::{DataSocket, Endpoint, OwnedWriteHalf, Stream};
+use crate::sessions::Endpoint;
 
 /// A catalogue as it is stored, bytes at most.
 const CATALOGUE_MAX: usize = 2 << 30;
@@ -64,33 +63,28 @@ pub(crate) async fn catalogue(
     name: String,
     version: Option<u32>,
 ) -> Result<Catalogue, PairError> {
-    let DataSocket { control, mut streams } = line.connect(endpoint).await?;
-    let (from, mut out) = control.into_split();
-    let mut said = listen(from);
-    let catalogue = receive(&mut out, &mut said, &mut streams[0], name, version).await?;
+    let mut client = Client::connect(endpoint, line).await?;
+    let catalogue = receive(&mut client, name, version).await?;
     // No blocks are wanted.
-    talk::put(&mut streams[0], kind::END, &[]).await?;
-    talk::say(&mut out, &Tell::Thanks).await?;
-    while !matches!(word(said.recv().await)?, Say::Done(_)) {}
+    talk::put(&mut client.streams[0], kind::END, &[]).await?;
+    talk::say(&mut client.out, &Tell::Thanks).await?;
+    while !matches!(word(client.said.recv().await)?, Say::Done(_)) {}
     Ok(catalogue)
 }
 
 /// Asks for a version, and gets its catalogue, checked as what anybody may have made.
 pub(super) async fn receive(
-    out: &mut OwnedWriteHalf,
-    said: &mut Receiver<Result<Say, PairError>>,
-    from: &mut Stream,
+    client: &mut Client,
     name: String,
     version: Option<u32>,
 ) -> Result<Catalogue, PairError> {
-    let want = Want::Restore { name, version };
-    talk::say(out, &Ask { version: talk::VERSION, want }).await?;
-    let Say::Go { .. } = word(said.recv().await)? else {
+    client.ask(Want::Restore { name, version }).await?;
+    let Say::Go { .. } = word(client.said.recv().await)? else {
         return Err(PairError::Nonsense("something else than a beginning".into()));
     };
     let mut bytes = Vec::new();
     loop {
-        match talk::get(from).await? {
+        match talk::get(&mut client.streams[0]).await? {
             Some((kind::CATALOGUE, some)) if bytes.len() + some.len() <= CATALOGUE_MAX => {
                 bytes.extend_from_slice(&some);
             }
@@ -113,12 +107,10 @@ async fn ask(
     want: Want,
     on: &mut dyn FnMut(Say),
 ) -> Result<Vec<String>, PairError> {
-    let DataSocket { control, .. } = line.connect(endpoint).await?;
-    let (from, mut out) = control.into_split();
-    let mut said = listen(from);
-    talk::say(&mut out, &Ask { version: talk::VERSION, want }).await?;
+    let mut client = Client::connect(endpoint, line).await?;
+    client.ask(want).await?;
     loop {
-        match word(said.recv().await)? {
+        match word(client.said.recv().await)? {
             Say::Findings(findings) => return Ok(findings),
             other => on(other),
         }

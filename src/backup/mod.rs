@@ -6,14 +6,19 @@
 //!   tree <── place ─────── blocks <──────────── streams <═ storage ═ store
 //! ```
 
-pub(crate) mod block;
+mod block;
+mod client;
+mod digest;
 pub(crate) mod entry;
 pub(crate) mod fetch;
+mod lay;
 pub(crate) mod look;
-pub(crate) mod pack;
+mod pack;
 pub(crate) mod pair;
 pub(crate) mod send;
 pub(crate) mod serve;
+pub(crate) mod source;
 pub(crate) mod store;
 pub(crate) mod talk;
 pub(crate) mod tree;
+mod tries;

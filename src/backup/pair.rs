@@ -1,7 +1,7 @@
 //! What clients and stores share: why a pair failed, which path its bulk may take, waiting for work
 //! while the other side may speak.
 
-use std::{fmt, io, pin::pin, time::Duration};
+use std::{io, pin::pin, time::Duration};
 
 use failover::Path;
 use futures_util::future::{Either, select};
@@ -10,6 +10,7 @@ use tokio::sync::mpsc::Receiver;
 use super::{
     serve::UNPACKED_MAX,
     talk::{self, Complaint, Say, kind},
+    tree::TreeError,
 };
 use crate::sessions::{DataSocket, Ending, Endpoint, Preference, Refusal, SessionError, Stream};
 
@@ -61,6 +62,12 @@ impl PairError {
 impl From<SessionError> for PairError {
     fn from(error: SessionError) -> Self {
         Self::Session(error)
+    }
+}
+
+impl From<TreeError> for PairError {
+    fn from(error: TreeError) -> Self {
+        Self::Here { message: error.to_string(), hint: error.hint(), input: error.is_input() }
     }
 }
 
@@ -281,15 +288,4 @@ pub(crate) async fn receive_all<T: serde::de::DeserializeOwned>(
 /// Which path carries most of a pair's bulk now.
 pub(crate) fn path_of<'a>(streams: impl IntoIterator<Item = &'a Stream>) -> Option<Path> {
     streams.into_iter().find_map(Stream::path)
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Preferred => "preferred",
-            Self::Always => "always",
-            Self::Fail => "fail",
-            Self::Never => "never",
-        })
-    }
 }

@@ -12,43 +12,28 @@
 
 use std::{
     collections::HashMap,
-    io::Read,
-    path::PathBuf,
     pin::pin,
-    process::{Child, Command, Stdio},
-    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use futures_util::future::{Either, select};
-use tokio::{
-    io::AsyncWriteExt,
-    sync::mpsc::{Receiver, channel},
-};
+use tokio::{io::AsyncWriteExt, sync::mpsc::Receiver};
 
 use super::{
-    entry::{Entry, Kind, Name, Piece, Stamp},
+    client::Client,
+    entry::{Entry, Kind, Name},
     look,
-    pack::{Gone, Made, Packer},
-    pair::{Carried, Line, PairError, beside, listen, path_of, receive_all, word},
-    talk::{self, About, Ask, Coming, Known, Say, Tell, Version, Want, kind},
-    tree::{self, FileReader, Found, Problem, Seen, Walk, WalkOptions},
+    pack::Made,
+    pair::{Carried, Line, PairError, beside, path_of, receive_all, word},
+    source::{Content, start_reading, walk},
+    talk::{self, About, Known, Say, Tell, Version, Want, kind},
+    tree::Found,
+    tries::Tries,
 };
-use crate::sessions::{DataSocket, Ending, Endpoint, Path, SessionError, Stream};
+use crate::sessions::{Endpoint, Path, Stream};
 
-/// Sealed blocks and batches that wait to be sent.
-const MADE_QUEUE: usize = 4;
-/// Between two tries.
-const RETRY_FIRST: Duration = Duration::from_millis(200);
-const RETRY_MAX: Duration = Duration::from_secs(5);
-/// Somebody else's backup of that name may be the end of our own that was killed.
-const BUSY_WITHIN: Duration = Duration::from_secs(5);
-/// How long the store's goodbye is waited for.
-pub(super) const BYE_WITHIN: Duration = Duration::from_secs(5);
 /// Problems a version carries; further ones are counted.
 const PROBLEMS_MAX: usize = 1000;
-/// Pieces of a stream that are announced together.
-const STREAM_PIECES: usize = 1024;
 
 /// What is to be stored, and where.
 #[derive(Debug, Clone)]
@@ -65,16 +50,6 @@ pub(crate) struct Plan {
     /// How long to try again without getting through.
     pub(crate) retry: Duration,
     pub(crate) host: String,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum Content {
-    Tree {
-        sources: Vec<PathBuf>,
-        options: WalkOptions,
-    },
-    /// For `sh -c`.
-    Command(String),
 }
 
 /// How far it is.
@@ -105,11 +80,18 @@ pub(crate) type Watch<'a> = &'a mut dyn FnMut(News<'_>);
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Report {
-    pub(crate) version: Version,
+    pub(crate) stored: Stored,
     /// All tries together.
     pub(crate) carried: Carried,
-    pub(crate) resumed_bytes: u64,
     pub(crate) tries: u32,
+}
+
+/// What is in the store now.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) version: Version,
+    /// Of these, bytes of an interrupted try.
+    pub(crate) resumed_bytes: u64,
     /// Things that could not be stored.
     pub(crate) bad: u64,
 }
@@ -132,83 +114,9 @@ pub(crate) async fn backup(
         fresh |= matches!(plan.content, Content::Command(_));
         let tried = attempt(endpoint, plan, fresh, &mut carried, &mut tries, watch).await;
         match tried {
-            Ok(report) => return Ok(Report { carried, tries: tries.count + 1, ..report }),
+            Ok(stored) => return Ok(Report { stored, carried, tries: tries.count + 1 }),
             Err(error) => tries.again(error, watch).await?,
         }
-    }
-}
-
-/// How often something was tried, and how long it may be.
-#[derive(Debug)]
-pub(super) struct Tries {
-    pub(super) count: u32,
-    within: Duration,
-    /// A path that is missing from the beginning is waited for, too.
-    waits: bool,
-    /// When this try was answered.
-    answered: Option<Instant>,
-    /// Whether the other side was there, and whether it ever did what we asked for.
-    met: bool,
-    ever: bool,
-    /// Since when it fails without getting on.
-    failing: Option<Instant>,
-    wait: Duration,
-}
-
-impl Tries {
-    pub(super) fn new(within: Duration, waits: bool) -> Self {
-        let (answered, failing) = (None, None);
-        let (met, ever, wait) = (false, false, RETRY_FIRST);
-        Self { count: 0, within, waits, answered, met, ever, failing, wait }
-    }
-
-    /// The other side is there.
-    pub(super) fn met(&mut self) {
-        self.met = true;
-    }
-
-    /// The other side does what we ask for. That alone is no progress: else what always fails a
-    /// little later would be tried for ever.
-    pub(super) fn answered(&mut self) {
-        (self.answered, self.ever) = (Some(Instant::now()), true);
-    }
-
-    /// Something came to its place for good.
-    pub(super) fn got_on(&mut self) {
-        (self.failing, self.wait) = (None, RETRY_FIRST);
-    }
-
-    /// Whether we ever did.
-    pub(super) const fn is_through(&self) -> bool {
-        self.ever
-    }
-
-    /// Waits before the next try, or gives up with this error.
-    pub(super) async fn again(
-        &mut self,
-        error: PairError,
-        watch: Watch<'_>,
-    ) -> Result<(), PairError> {
-        let within = match &error {
-            PairError::Said(_) if !self.ever => self.within.min(BUSY_WITHIN),
-            PairError::Session(SessionError::Ended(Ending::TimedOut)) if self.waits => self.within,
-            // What was wrong from the beginning is for a person.
-            _ if !self.met => Duration::ZERO,
-            _ => self.within,
-        };
-        // A long try did something, be it that it read what the store has already.
-        if self.answered.take().is_some_and(|at| at.elapsed() >= self.within) {
-            self.got_on();
-        }
-        let since = *self.failing.get_or_insert_with(Instant::now);
-        if !error.passes() || since.elapsed() >= within {
-            return Err(error);
-        }
-        watch(News::Again(&error));
-        self.count += 1;
-        tokio::time::sleep(self.wait).await;
-        self.wait = (self.wait * 2).min(RETRY_MAX);
-        Ok(())
     }
 }
 
@@ -219,84 +127,61 @@ async fn attempt(
     carried: &mut Carried,
     tries: &mut Tries,
     watch: Watch<'_>,
-) -> Result<Report, PairError> {
-    let pair = plan.line.connect(endpoint).await?;
-    tries.met();
-    plan.line.settle(&pair).await?;
-    let DataSocket { control, mut streams } = pair;
-    let (from, mut out) = control.into_split();
-    let mut said = listen(from);
-    let done = async {
-        let about = About {
-            sources: match &plan.content {
-                Content::Tree { sources, .. } => {
-                    sources.iter().map(|s| s.display().to_string()).collect()
-                }
-                Content::Command(command) => vec![command.clone()],
-            },
-            stream: matches!(plan.content, Content::Command(_)),
-            host: plan.host.clone(),
-        };
-        let want = Want::Backup { name: plan.name.clone(), about, fresh };
-        talk::say(&mut out, &Ask { version: talk::VERSION, want }).await?;
-        let resumed_bytes = match word(said.recv().await)? {
-            Say::Go { resumed_bytes, .. } => resumed_bytes,
-            other => return Err(PairError::Nonsense(format!("{other:?}"))),
-        };
-        tries.answered();
-        if resumed_bytes > 0 {
-            watch(News::Resumed(resumed_bytes));
-        }
-        let known: Vec<Known> = receive_all(&mut streams[0]).await?;
-        let mut sender = Sender {
-            streams: &mut streams,
-            limit: plan.limit.map(Limit::new),
-            so_far: SoFar::default(),
-            problems: Vec::new(),
-            bad: 0,
-        };
-        let made = start_reading(&plan.content, known, plan.level)?;
-        let mut on = |said| {
-            if matches!(said, Say::Stored { .. }) {
-                tries.got_on();
+) -> Result<Stored, PairError> {
+    let mut client = Client::meet(endpoint, &plan.line, tries).await?;
+    let done = store(&mut client, plan, fresh, tries, watch).await;
+    if done.is_ok() {
+        client.bye().await;
+    }
+    client.end(&plan.line, carried, done)
+}
+
+async fn store(
+    client: &mut Client,
+    plan: &Plan,
+    fresh: bool,
+    tries: &mut Tries,
+    watch: Watch<'_>,
+) -> Result<Stored, PairError> {
+    let about = About {
+        sources: match &plan.content {
+            Content::Tree { sources, .. } => {
+                sources.iter().map(|s| s.display().to_string()).collect()
             }
-        };
-        let (blocks, entries) = beside(sender.send(made, watch), &mut said, &mut on).await?;
-        let (problems, bad) = (sender.problems, sender.bad);
-        talk::say(&mut out, &Tell::Finish { blocks, entries, problems }).await?;
-        loop {
-            match word(said.recv().await)? {
-                Say::Done(version) => {
-                    return Ok(Report {
-                        version: *version,
-                        carried: Carried::default(),
-                        resumed_bytes,
-                        tries: 0,
-                        bad,
-                    });
-                }
-                Say::Stored { .. } => tries.got_on(),
-                other => return Err(PairError::Nonsense(format!("{other:?}"))),
-            }
+            Content::Command(command) => vec![command.clone()],
+        },
+        stream: matches!(plan.content, Content::Command(_)),
+        host: plan.host.clone(),
+    };
+    client.ask(Want::Backup { name: plan.name.clone(), about, fresh }).await?;
+    let Client { out, said, streams } = client;
+    let resumed_bytes = match word(said.recv().await)? {
+        Say::Go { resumed_bytes } => resumed_bytes,
+        other => return Err(PairError::Nonsense(format!("{other:?}"))),
+    };
+    tries.answered();
+    if resumed_bytes > 0 {
+        watch(News::Resumed(resumed_bytes));
+    }
+    let known: Vec<Known> = receive_all(&mut streams[0]).await?;
+    let made = start_reading(&plan.content, known, plan.level)?;
+    let limit = plan.limit.map(Limit::new);
+    let mut sender =
+        Sender { streams, limit, so_far: SoFar::default(), problems: Vec::new(), bad: 0 };
+    let mut on = |said| {
+        if matches!(said, Say::Stored { .. }) {
+            tries.got_on();
         }
     };
-    let done = done.await;
-    if done.is_ok() {
-        // It is stored; this is for the counters of both sides.
-        let _ = tokio::time::timeout(BYE_WITHIN, out.stream().closed()).await;
-    }
-    carried.add(&out.stream().stats());
-    for stream in &streams {
-        carried.add(&stream.stats());
-    }
-    if done.is_err() {
-        for stream in streams {
-            stream.reset();
+    let (blocks, entries) = beside(sender.send(made, watch), said, &mut on).await?;
+    let Sender { problems, bad, .. } = sender;
+    talk::say(out, &Tell::Finish { blocks, entries, problems }).await?;
+    loop {
+        match word(said.recv().await)? {
+            Say::Done(version) => return Ok(Stored { version: *version, resumed_bytes, bad }),
+            Say::Stored { .. } => tries.got_on(),
+            other => return Err(PairError::Nonsense(format!("{other:?}"))),
         }
-    }
-    match done {
-        Err(error) => Err(plan.line.judged(error)),
-        done => done,
     }
 }
 
@@ -388,238 +273,6 @@ impl Limit {
     }
 }
 
-fn start_reading(
-    content: &Content,
-    known: Vec<Known>,
-    level: Option<i32>,
-) -> Result<Receiver<Made>, PairError> {
-    let system = |e: std::io::Error| PairError::here(format!("cannot begin to read: {e}"));
-    let (tell, made) = channel(MADE_QUEUE);
-    let packer = Packer::start(level, tell).map_err(system)?;
-    let thread = std::thread::Builder::new().name("sidepath-read".into());
-    match content {
-        Content::Tree { sources, options } => {
-            let walk = walk(sources, options)?;
-            thread.spawn(move || read_tree(walk, &known, packer)).map_err(system)?;
-        }
-        Content::Command(command) => {
-            let child = Command::new("sh")
-                .args(["-c", command])
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .spawn()
-                .map_err(|e| PairError::here(format!("cannot start sh: {e}")))?;
-            let command = command.clone();
-            thread.spawn(move || read_command(child, &command, packer)).map_err(system)?;
-        }
-    }
-    Ok(made)
-}
-
-/// Reads a tree for the packer; nothing is left to do when whoever sends is gone.
-fn read_tree(mut walk: Walk, known: &[Known], mut packer: Packer) {
-    let by_name: HashMap<&Name, u32> =
-        known.iter().zip(0..).map(|(known, i)| (&known.entry.name, i)).collect();
-    while let Some(found) = walk.next() {
-        let done = match found {
-            Found::Problem(problem) => packer.problem(problem),
-            Found::Seen(seen) => {
-                let before = by_name.get(&seen.entry.name).copied();
-                let before = before.map(|i| (i, &known[i as usize]));
-                let first = seen.first();
-                let stored = read_entry(seen, before, &mut packer);
-                if matches!(stored, Ok(false)) {
-                    walk.forget(first);
-                }
-                stored.map(|_| ())
-            }
-        };
-        if done.is_err() {
-            return;
-        }
-    }
-    let _ = packer.end();
-}
-
-fn bad(name: &Name, what: &str, error: &std::io::Error) -> Problem {
-    Problem { what: format!("{name}: {what}: {error}"), bad: true }
-}
-
-/// Whether it is stored.
-fn read_entry(
-    mut seen: Seen,
-    before: Option<(u32, &Known)>,
-    packer: &mut Packer,
-) -> Result<bool, Gone> {
-    let before = before.filter(|(_, known)| known.entry.is_unchanged(&seen.entry));
-    if let Some((index, Known { entry, until: None })) = before {
-        if let Kind::File { size, .. } = entry.kind {
-            packer.knows(size);
-        }
-        let entry = entry.clone();
-        let coming = Coming { entry, known: Some(index), pieces: Vec::new(), more: false };
-        return packer.entry(coming).map(|()| true);
-    }
-    match seen.xattrs() {
-        Ok(xattrs) => seen.entry.xattrs = xattrs,
-        Err(error) => {
-            packer.problem(bad(&seen.entry.name, "extended attributes are not stored", &error))?;
-        }
-    }
-    if !matches!(seen.entry.kind, Kind::File { .. }) {
-        let entry = seen.entry;
-        let coming = Coming { entry, known: None, pieces: Vec::new(), more: false };
-        return packer.entry(coming).map(|()| true);
-    }
-    let not_stored = |packer: &mut Packer, error| {
-        packer.problem(bad(&seen.entry.name, "is not stored", &error)).map(|()| false)
-    };
-    let mut file = match seen.open() {
-        Ok(file) => file,
-        Err(error) => return not_stored(packer, error),
-    };
-    // It may have changed since it was seen.
-    let mut known = before.filter(|(_, known)| known.entry.is_unchanged(file.entry()));
-    if let Some(until) = known.and_then(|(_, known)| known.until) {
-        if matches!(file.skip_to(until, &mut vec![0; 256 << 10]), Ok(true)) {
-            packer.knows(until);
-        } else {
-            known = None;
-            file = match seen.open() {
-                Ok(file) => file,
-                Err(error) => return not_stored(packer, error),
-            };
-        }
-    }
-    read_file(file, seen.entry.xattrs, known.map(|(index, _)| index), packer)
-}
-
-fn read_file(
-    mut file: FileReader,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    mut known: Option<u32>,
-    packer: &mut Packer,
-) -> Result<bool, Gone> {
-    let mut failed = None;
-    packer.make_room(file.size())?;
-    let mut pieces = Vec::new();
-    while failed.is_none() {
-        match file.next(packer.room()) {
-            Ok(Some((offset, length))) => {
-                pieces.push(packer.filled(offset, length)?);
-                packer.so_far(file.entry(), &mut known, &mut pieces)?;
-            }
-            Ok(None) => break,
-            Err(error) => failed = Some(error),
-        }
-    }
-    let name = file.entry().name.clone();
-    let entry = match failed {
-        None => file.finish(),
-        Some(error) => {
-            packer.problem(bad(&name, "only what could be read is stored", &error))?;
-            Ok(file.give_up())
-        }
-    };
-    let mut entry = match entry {
-        Ok(entry) => entry,
-        Err(error) => {
-            return packer.problem(bad(&name, "is not stored", &error)).map(|()| false);
-        }
-    };
-    if matches!(entry.kind, Kind::File { changed: true, .. }) {
-        let what = format!("{name}: changed while it was read: stored as it was read");
-        packer.problem(Problem { what, bad: false })?;
-    }
-    entry.xattrs = xattrs;
-    packer.entry(Coming { entry, known, pieces, more: false }).map(|()| true)
-}
-
-/// The one entry of a stream.
-fn stream_entry(size: u64, digest: [u8; 32]) -> Entry {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let mtime = now.map_or_else(
-        |_| Stamp::default(),
-        |since| Stamp { s: i64::try_from(since.as_secs()).unwrap_or(0), ns: since.subsec_nanos() },
-    );
-    Entry {
-        name: Name::new("stream").unwrap_or_default(),
-        kind: Kind::File { size, digest, changed: false },
-        mode: 0o600,
-        uid: 0,
-        gid: 0,
-        mtime,
-        ctime: Stamp::default(),
-        inode: 0,
-        xattrs: Vec::new(),
-    }
-}
-
-fn read_command(mut child: Child, command: &str, mut packer: Packer) {
-    let Some(mut output) = child.stdout.take() else { return };
-    let read = read_stream(&mut output, &mut packer);
-    drop(output);
-    if matches!(read, Err(StreamEnd::Gone)) {
-        let _ = child.kill();
-    }
-    let status = child.wait();
-    let why = match (read, status) {
-        (Err(StreamEnd::Gone), _) => return,
-        (Err(StreamEnd::Read(error)), _) => {
-            format!("cannot read the output of `{command}`: {error}")
-        }
-        (Ok(()), Ok(status)) if status.success() => {
-            let _ = packer.end();
-            return;
-        }
-        (Ok(()), Ok(status)) => format!("`{command}` failed ({status}): nothing is stored"),
-        (Ok(()), Err(error)) => format!("cannot learn how `{command}` ended: {error}"),
-    };
-    packer.failed(why);
-}
-
-enum StreamEnd {
-    Gone,
-    Read(std::io::Error),
-}
-
-impl From<Gone> for StreamEnd {
-    fn from(_: Gone) -> Self {
-        Self::Gone
-    }
-}
-
-fn read_stream(from: &mut impl Read, packer: &mut Packer) -> Result<(), StreamEnd> {
-    let (mut pieces, mut size, mut hasher) = (Vec::new(), 0_u64, blake3::Hasher::new());
-    loop {
-        let room = packer.room();
-        let n = match from.read(room) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(StreamEnd::Read(error)),
-        };
-        hasher.update(&room[..n]);
-        let piece = packer.filled(size, n)?;
-        match pieces.last_mut() {
-            // Pipes give little at a time: what follows in the same block is the same piece.
-            Some(Piece { block, length, .. }) if *block == piece.block => *length += piece.length,
-            _ => pieces.push(piece),
-        }
-        size += n as u64;
-        if pieces.len() > STREAM_PIECES {
-            // All but the last, which may still grow.
-            let rest = pieces.split_off(pieces.len() - 1);
-            let entry = stream_entry(size, [0; 32]);
-            let pieces = std::mem::replace(&mut pieces, rest);
-            packer.entry(Coming { entry, known: None, pieces, more: true })?;
-        }
-    }
-    let entry = stream_entry(size, *hasher.finalize().as_bytes());
-    packer.entry(Coming { entry, known: None, pieces, more: false })?;
-    Ok(())
-}
-
 /// What a tree holds, compared with what the store has of it.
 #[derive(Debug, Default, serde::Serialize)]
 pub(crate) struct Compared {
@@ -663,32 +316,4 @@ pub(crate) async fn compare(endpoint: &Endpoint, plan: &Plan) -> Result<Compared
         }
     }
     Ok(compared)
-}
-
-fn walk(sources: &[PathBuf], options: &WalkOptions) -> Result<Walk, PairError> {
-    Walk::new(sources, options.clone()).map_err(|error| PairError::Here {
-        message: error.to_string(),
-        hint: error.hint(),
-        input: true,
-    })
-}
-
-/// Bytes of the files to come, as soon as they are counted; never, for a command.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Ahead(Arc<OnceLock<u64>>);
-
-impl Ahead {
-    pub(crate) fn get(&self) -> Option<u64> {
-        self.0.get().copied()
-    }
-}
-
-/// Counts beside the backup, for whoever watches.
-pub(crate) fn count_ahead(content: &Content) -> Ahead {
-    let ahead = Ahead::default();
-    if let Content::Tree { sources, options } = content.clone() {
-        let told = ahead.clone();
-        std::thread::spawn(move || told.0.set(tree::count(&sources, &options).0));
-    }
-    ahead
 }

@@ -12,6 +12,9 @@
 //! * A client that vanishes leaves its version unfinished: the next backup of that name goes on from
 //!   what is on the disk.
 
+mod give;
+mod take;
+
 use std::{
     io,
     pin::pin,
@@ -23,15 +26,12 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use tokio::{
-    io::AsyncWriteExt,
-    sync::mpsc::{Receiver, Sender, channel},
-};
+use tokio::sync::mpsc::channel;
 
 use super::{
     block::Block,
-    store::{Store, StoreError, Writer},
-    talk::{self, About, Ask, Batch, Complaint, Say, Tell, Want, kind},
+    store::{Store, StoreError},
+    talk::{self, Ask, Complaint, Say, Want, kind},
 };
 use crate::sessions::{DataSocket, Endpoint, OwnedReadHalf, OwnedWriteHalf, SessionError, Stream};
 
@@ -45,12 +45,8 @@ const BYE_WITHIN: Duration = Duration::from_secs(5);
 const ENTRIES_PER_FRAME: usize = 1024;
 /// What a frame of entries may hold, unpacked, bytes.
 pub(crate) const UNPACKED_MAX: usize = 64 << 20;
-/// Bytes of a catalogue in a frame.
-const CATALOGUE_FRAME: usize = 1 << 20;
 /// Blocks and batches between the runtime and the writing thread.
 const WORK_QUEUE: usize = 4;
-/// While nothing comes, what came is still saved in time.
-const TICK: Duration = Duration::from_secs(1);
 /// How often a client is told how far it is.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
@@ -161,8 +157,10 @@ async fn pair(
     }
     let what = what(&ask.want);
     let done = match ask.want {
-        Want::Backup { name, about, fresh } => backup(&mut ends, store, name, about, fresh).await,
-        Want::Restore { name, version } => restore(&mut ends, store, name, version).await,
+        Want::Backup { name, about, fresh } => {
+            take::backup(&mut ends, store, name, about, fresh).await
+        }
+        Want::Restore { name, version } => give::restore(&mut ends, store, name, version).await,
         Want::List { name } => list(&mut ends, store, name).await,
         Want::Verify { name, version } => verify(&mut ends, store, name, version).await,
         Want::Forget { name, version } => forget(&mut ends, store, name, version).await,
@@ -273,7 +271,7 @@ async fn verify(
     name: String,
     version: Option<u32>,
 ) -> Result<Option<String>, Wrong> {
-    let words = format!("verify of {name}");
+    let of = name.clone();
     let gone = Arc::new(AtomicBool::new(false));
     let (tell, mut so_far) = channel(1);
     let work = {
@@ -300,17 +298,9 @@ async fn verify(
             Either::Right((None, _)) => break work.await?,
         }
     };
-    let words = match findings.len() {
-        0 => return bye(ends, findings).await,
-        n => format!("{words}: {n} findings"),
-    };
+    let bad = findings.len();
     farewell(&mut ends.out, &Say::Findings(findings)).await;
-    Ok(Some(words))
-}
-
-async fn bye(ends: &mut Ends, findings: Vec<String>) -> Result<Option<String>, Wrong> {
-    farewell(&mut ends.out, &Say::Findings(findings)).await;
-    Ok(None)
+    Ok((bad > 0).then(|| format!("verify of {of}: {bad} findings")))
 }
 
 /// A client that is gone wants nothing verified.
@@ -320,272 +310,4 @@ impl Drop for StopWhenDropped {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// For the writing thread.
-enum Work {
-    Block(Vec<u8>),
-    Batch(Vec<u8>),
-    Tick,
-    Finish { blocks: u32, entries: u64, problems: Vec<String> },
-}
-
-/// From the writing thread.
-enum News {
-    Durable(u32, u64),
-    Done(Box<talk::Version>),
-    Failed(StoreError),
-}
-
-async fn backup(
-    ends: &mut Ends,
-    store: &Arc<Store>,
-    name: String,
-    about: About,
-    fresh: bool,
-) -> Result<Option<String>, Wrong> {
-    let began = Instant::now();
-    let writer = {
-        let (store, name) = (Arc::clone(store), name.clone());
-        apart(move || store.begin(&name, about, fresh)).await?
-    };
-    let go = Say::Go {
-        name: name.clone(),
-        version: writer.number(),
-        known: writer.known().len() as u64,
-        resumed_bytes: writer.resumed_bytes(),
-    };
-    talk::say(&mut ends.out, &go).await?;
-    send_all(&mut ends.streams[0], writer.known()).await?;
-
-    let (work, to_write) = channel(WORK_QUEUE);
-    let (tell, mut news) = channel(WORK_QUEUE);
-    let thread = std::thread::Builder::new().name("sidepath-store".into());
-    thread.spawn(move || write(writer, to_write, &tell))?;
-    let version = {
-        let Ends { from, out, streams } = ends;
-        let feeding = pin!(feed(from, streams, work));
-        let telling = pin!(async {
-            loop {
-                match news.recv().await {
-                    Some(News::Durable(blocks, bytes)) => {
-                        talk::say(out, &Say::Stored { blocks, bytes }).await?;
-                    }
-                    Some(News::Done(version)) => return Ok(version),
-                    Some(News::Failed(error)) => return Err(Wrong::Store(error)),
-                    None => return Err(ended()),
-                }
-            }
-        });
-        match select(feeding, telling).await {
-            Either::Left((Ok(()), telling)) => telling.await?,
-            // What the store says explains more than that nobody took our bytes.
-            Either::Left((Err(fed), telling)) => match telling.await {
-                Err(Wrong::Store(error)) => return Err(error.into()),
-                _ => return Err(fed),
-            },
-            Either::Right((told, _)) => told?,
-        }
-    };
-    let words = format!(
-        "backup of {name}@{}: {} entries, {} bytes, {} of them new, in {:.1} s",
-        version.number,
-        version.entries,
-        version.bytes,
-        version.new_bytes,
-        began.elapsed().as_secs_f64()
-    );
-    farewell(&mut ends.out, &Say::Done(version)).await;
-    Ok(Some(words))
-}
-
-/// From the streams to the writing thread, blocks in their order.
-async fn feed(
-    from: &mut OwnedReadHalf,
-    streams: &mut [Stream],
-    work: Sender<Work>,
-) -> Result<(), Wrong> {
-    let give = async |what| work.send(what).await.map_err(|_| ended());
-    let mut next: u32 = 0;
-    let mut rest = false;
-    loop {
-        let turn = if rest { 0 } else { next as usize % streams.len() };
-        let frame = {
-            let mut getting = pin!(talk::get(&mut streams[turn]));
-            loop {
-                match select(getting.as_mut(), pin!(tokio::time::sleep(TICK))).await {
-                    Either::Left((frame, _)) => break frame?,
-                    Either::Right(_) => give(Work::Tick).await?,
-                }
-            }
-        };
-        match frame {
-            Some((kind::BLOCK, bytes)) if !rest => {
-                let number = bytes.first_chunk().map(|n| u32::from_le_bytes(*n));
-                if number != Some(next) {
-                    return Err(nonsense("a block out of turn"));
-                }
-                give(Work::Block(bytes)).await?;
-                next = next.checked_add(1).ok_or_else(|| nonsense("too many blocks"))?;
-            }
-            Some((kind::ENTRIES, bytes)) if turn == 0 => give(Work::Batch(bytes)).await?,
-            Some((kind::END, _)) if turn == 0 => break,
-            // There are no more blocks; what is left comes over the first stream.
-            None if turn != 0 => rest = true,
-            None => return Err(ended()),
-            Some(_) => return Err(nonsense("a frame that belongs nowhere")),
-        }
-    }
-    match talk::hear::<Tell>(from).await? {
-        Some(Tell::Finish { blocks, entries, problems }) if blocks == next => {
-            give(Work::Finish { blocks, entries, problems }).await
-        }
-        Some(_) => Err(nonsense("an end that does not fit what came")),
-        None => Err(ended()),
-    }
-}
-
-/// The writing thread.
-fn write(mut writer: Writer, mut work: Receiver<Work>, news: &Sender<News>) {
-    let bad = |what: String| StoreError::nonsense(what);
-    let (mut told, mut durable) = (Instant::now(), (0, 0));
-    let end = loop {
-        let done = match work.blocking_recv() {
-            None => {
-                // The client is gone; what came is kept for its next attempt.
-                if let Err(error) = writer.suspend() {
-                    tracing::warn!("an interrupted backup: {error}");
-                }
-                return;
-            }
-            Some(Work::Block(mut bytes)) => {
-                bytes.drain(..4);
-                Block::parse(bytes).map_err(|e| bad(e.to_string())).and_then(|b| writer.block(&b))
-            }
-            Some(Work::Batch(bytes)) => talk::unpack::<Batch>(&bytes, UNPACKED_MAX)
-                .map_err(|e| bad(e.to_string()))
-                .and_then(|batch| writer.batch(batch)),
-            Some(Work::Tick) => writer.tick(),
-            Some(Work::Finish { blocks, entries, problems }) => {
-                break writer.finish(blocks, entries, problems);
-            }
-        };
-        if let Err(error) = done {
-            break Err(error);
-        }
-        if told.elapsed() >= TELL_EVERY && writer.durable() != durable {
-            (told, durable) = (Instant::now(), writer.durable());
-            // A client that does not listen holds up nobody.
-            let _ = news.try_send(News::Durable(durable.0, durable.1));
-        }
-    };
-    let last = match end {
-        Ok(version) => News::Done(Box::new(version)),
-        Err(error) => News::Failed(error),
-    };
-    let _ = news.blocking_send(last);
-}
-
-/// A block by its number, or why there is none; or why there will be no more.
-type Read = Result<(u32, Result<Block, StoreError>), StoreError>;
-
-async fn restore(
-    ends: &mut Ends,
-    store: &Arc<Store>,
-    name: String,
-    version: Option<u32>,
-) -> Result<Option<String>, Wrong> {
-    let began = Instant::now();
-    let (catalogue, blocks) = {
-        let (store, name) = (Arc::clone(store), name.clone());
-        // The reader first: nothing is removed while there is one.
-        apart(move || {
-            let blocks = store.reader(&name)?;
-            Ok((store.catalogue(&name, version)?, blocks))
-        })
-        .await?
-    };
-    let number = catalogue.version.number;
-    let go = Say::Go {
-        name: name.clone(),
-        version: number,
-        known: catalogue.entries.len() as u64,
-        resumed_bytes: 0,
-    };
-    talk::say(&mut ends.out, &go).await?;
-    let mut bytes = Vec::new();
-    catalogue.write_to(&mut bytes)?;
-    for some in bytes.chunks(CATALOGUE_FRAME) {
-        talk::put(&mut ends.streams[0], kind::CATALOGUE, &[some]).await?;
-    }
-    talk::put(&mut ends.streams[0], kind::END, &[]).await?;
-    drop(bytes);
-
-    let mut wanted = Vec::new();
-    loop {
-        match talk::get(&mut ends.streams[0]).await? {
-            Some((kind::WANTED, bytes)) => {
-                wanted.extend(talk::unpack::<Vec<(u32, u32)>>(&bytes, UNPACKED_MAX)?);
-            }
-            Some((kind::END, _)) => break,
-            Some(_) => return Err(nonsense("a frame that belongs nowhere")),
-            None => return Err(ended()),
-        }
-    }
-    // A thread reads ahead of the streams.
-    let (tell, mut read) = channel::<Read>(WORK_QUEUE);
-    let table = catalogue.blocks;
-    std::thread::Builder::new().name("sidepath-store".into()).spawn(move || {
-        for (first, count) in wanted {
-            for index in first..first.saturating_add(count) {
-                let Some(at) = table.get(index as usize) else {
-                    let _ = tell.blocking_send(Err(StoreError::nonsense(
-                        "no such block is in the catalogue",
-                    )));
-                    return;
-                };
-                if tell.blocking_send(Ok((index, blocks.read(at)))).is_err() {
-                    return;
-                }
-            }
-        }
-    })?;
-    let mut sent = 0_usize;
-    let mut bytes = 0_u64;
-    let mut missing = None;
-    while let Some(block) = read.recv().await {
-        let (index, block) = block?;
-        let turn = sent % ends.streams.len();
-        let turn = &mut ends.streams[turn];
-        let head = &index.to_le_bytes()[..];
-        match block {
-            Ok(block) => {
-                talk::put(turn, kind::BLOCK, &[head, block.bytes()]).await?;
-                bytes += block.raw_len() as u64;
-            }
-            // Files that need no such block are restored all the same.
-            Err(error) => {
-                talk::put(turn, kind::MISSING, &[head, error.to_string().as_bytes()]).await?;
-                missing.get_or_insert((0_u64, error)).0 += 1;
-            }
-        }
-        sent += 1;
-    }
-    for stream in &mut ends.streams {
-        stream.shutdown().await?;
-    }
-    match talk::hear::<Tell>(&mut ends.from).await? {
-        Some(Tell::Thanks) => {}
-        Some(_) => return Err(nonsense("something else than thanks")),
-        None => return Err(ended()),
-    }
-    farewell(&mut ends.out, &Say::Done(Box::new(catalogue.version))).await;
-    let without = match missing {
-        None => String::new(),
-        Some((n, first)) => format!("; {n} blocks could not be read, the first: {first}"),
-    };
-    Ok(Some(format!(
-        "restore of {name}@{number}: {bytes} bytes sent in {:.1} s{without}",
-        began.elapsed().as_secs_f64()
-    )))
 }

@@ -85,7 +85,7 @@ pub(crate) struct About {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Say {
     /// It begins. Backup: what is known follows on the first stream. Restore: the catalogue does.
-    Go { name: String, version: u32, known: u64, resumed_bytes: u64 },
+    Go { resumed_bytes: u64 },
     /// It does not.
     No(Complaint),
     /// Backup: blocks below this number, and all entries that need no others, survive a crash.

@@ -3,10 +3,13 @@
 
 mod make;
 mod serve;
+mod shown;
 mod stored;
 mod target;
 
-pub(super) use make::{Carrying, Shown};
+pub(super) use make::Carrying;
+pub(super) use serve::Serving;
+pub(super) use shown::Shown;
 pub(super) use target::{Place, failure};
 
 use super::{Out, Outcome};

@@ -127,14 +127,10 @@ impl Client {
         })?;
         match reply.answer {
             Answer::Refused { message, hint, input } => {
-                let mut failure =
-                    if input { Failure::input(message) } else { Failure::failed(message) };
+                let mut failure = Failure::of(input, message);
                 // A report of a configuration brings its own words and hints.
                 failure.whole = input && failure.message.contains(" --> ");
-                Err(match hint {
-                    Some(hint) => failure.hint(hint),
-                    None => failure,
-                })
+                Err(failure.maybe_hint(hint))
             }
             answer => Ok(answer),
         }

@@ -212,7 +212,7 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
     Err(format!("`{text}` is no interval for copies: 10ms to 24h"))
 }
 
-fn parse_rate(text: &str) -> Result<u64, String> {
+pub(super) fn parse_rate(text: &str) -> Result<u64, String> {
     let rate = parse_size(text.strip_suffix("/s").unwrap_or(text))?;
     if rate >= COPY_LIMIT_MIN {
         return Ok(rate);

@@ -162,6 +162,11 @@ impl Failure {
         Self { code: 2, message: message.into(), whole: false, hint: None }
     }
 
+    /// Bad input, or else a failed operation.
+    pub(crate) fn of(input: bool, message: impl Into<String>) -> Self {
+        if input { Self::input(message) } else { Self::failed(message) }
+    }
+
     /// A report of a configuration.
     pub(crate) fn report(report: &crate::config::report::Report) -> Self {
         Self { code: 2, message: report.to_string(), whole: true, hint: None }
@@ -170,6 +175,14 @@ impl Failure {
     /// The output already tells why.
     pub(crate) const fn told(code: u8) -> Self {
         Self { code, message: String::new(), whole: false, hint: None }
+    }
+
+    /// One next step, if there is one.
+    pub(crate) fn maybe_hint(self, hint: Option<impl Into<String>>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
     }
 
     /// One next step.

@@ -17,19 +17,15 @@ use signal_hook::{
 };
 use tracing::{error, info, warn};
 
-use super::{Failure, Out, Outcome};
+use super::{Failure, Out, Outcome, backup::Serving};
 use crate::{
     admin::{
         Ask, log, metrics, orders,
         socket::{self, Reload, ReloadOutcome, ReloadRefused, SocketError},
     },
-    backup::{
-        serve::{Told, serve},
-        store::{Keep, Store},
-    },
-    config::{self, BackupStoreConfig, Config, report::Report},
+    config::{self, Config, report::Report},
     daemon::{self, Attachment, Daemon, StartError, request::Request},
-    sessions::{Endpoint, SessionError, gate::Gate},
+    sessions::{Endpoint, gate::Gate},
 };
 
 /// A reload that takes longer is stuck.
@@ -77,7 +73,7 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
     let socket_path = config.node.control_socket.clone();
     let forward_ports = config.sessions.forward_ports.clone();
     // A place that is no store is found before anything of the node is begun.
-    let store = config.backup_store.clone().map(|store| open_store(&store)).transpose()?;
+    let store = config.backup_store.as_ref().map(Serving::open).transpose()?;
     let daemon = Daemon::start(config.clone(), attachment).map_err(start_failure)?;
     let requests = daemon.requests();
     let ask: Ask = Arc::new(move |request| requests.send(request));
@@ -105,8 +101,9 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
         .map_err(|e| Failure::failed(format!("control socket: {e}")))?;
     let endpoint = Endpoint::of(&daemon);
     let orders = orders::serve(endpoint.clone(), ask.clone());
-    if let Some((service, store)) = store {
-        serve_store(endpoint.clone(), service, store)
+    if let Some(store) = store {
+        store
+            .start(endpoint.clone())
             .map_err(|e| Failure::failed(format!("the store of backups: {e}")))?;
     }
     let gate = Gate::open(&socket_path, endpoint, forward_ports, orders)
@@ -137,38 +134,6 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
         }
         None => Err(Failure::failed("the daemon's loop ended by itself; its log says why")),
     }
-}
-
-fn open_store(config: &BackupStoreConfig) -> Result<(String, Store), Failure> {
-    let keep = Keep { count: config.keep, within: config.keep_within };
-    let store = Store::open(&config.path, keep).map_err(|error| {
-        let failure = Failure::input(format!("[backup_store]: {error}"));
-        match error.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
-    })?;
-    Ok((config.service.clone(), store))
-}
-
-/// In a thread of its own, until the node stops.
-fn serve_store(endpoint: Endpoint, service: String, store: Store) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let tell = Arc::new(|told: Told| {
-        if told.good {
-            info!(peer = told.peer, "{}", told.what);
-        } else {
-            warn!(peer = told.peer, "{}", told.what);
-        }
-    });
-    std::thread::Builder::new().name("sidepath-backups".into()).spawn(move || {
-        if let Err(error) = runtime.block_on(serve(endpoint, &service, Arc::new(store), tell))
-            && error != SessionError::Stopped
-        {
-            error!(%error, "the store of backups serves nobody");
-        }
-    })?;
-    Ok(())
 }
 
 /// Each program that holds a session has a descriptor here. The usual soft limit, 1024, is kept low
@@ -271,7 +236,5 @@ fn warn_all(report: &Report) {
 
 fn start_failure(error: StartError) -> Failure {
     let words = format!("cannot start: {error}");
-    let failure =
-        if error.is_input_error() { Failure::input(words) } else { Failure::failed(words) };
-    failure.hint(error.hint())
+    Failure::of(error.is_input_error(), words).hint(error.hint())
 }

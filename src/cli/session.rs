@@ -103,11 +103,7 @@ impl Progress {
             return;
         }
         self.shown = Some(Instant::now());
-        let path = match path {
-            Some(Path::Network) => "network",
-            Some(Path::Storage) => "storage",
-            None => "no path is up: waiting",
-        };
+        let path = path_word(path);
         out.progress(&format!("{}, {}/s, {path}", show_size(bytes), show_size(self.rate(bytes))));
     }
 
@@ -118,6 +114,15 @@ impl Progress {
 
     pub(super) fn seconds(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
+    }
+}
+
+/// The path that carries something now.
+pub(super) const fn path_word(path: Option<Path>) -> &'static str {
+    match path {
+        Some(Path::Network) => "network",
+        Some(Path::Storage) => "storage",
+        None => "no path is up: waiting",
     }
 }
 

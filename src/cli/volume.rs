@@ -299,11 +299,7 @@ pub(super) fn failure(words: &str, input: bool) -> Failure {
         Some((what, hint)) => (what, Some(hint)),
         None => (words, None),
     };
-    let failure = if input { Failure::input(what) } else { Failure::failed(what) };
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
+    Failure::of(input, what).maybe_hint(hint)
 }
 
 fn parse_nodes(text: &str) -> Result<Nodes, String> {

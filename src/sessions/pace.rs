@@ -8,7 +8,7 @@
 //!
 //! Awkward cases:
 //! * Where calling and coming cost much (processors of a virtual machine wake each other by way of
-//!   its host: 30 us), frames hold little even so. As long as [`MANY`] had something each time, the
+//!   its host), frames hold little even so. As long as [`MANY`] had something each time, the
 //!   loop comes half as often, down to every [`GATHER_MAX`].
 //! * Whoever reads a flood rings a few times per frame and pauses until the next: pauses make up for
 //!   [`PAUSE`] rings, not for all.
@@ -21,7 +21,7 @@ use failover::Time;
 
 const SOON: Duration = Duration::from_micros(40);
 const GATHER: Duration = Duration::from_micros(150);
-/// What a message of a flood waits at most: as long as the others' bytes before it take on 4 Gbit/s.
+/// What a message of a flood waits for the loop at most.
 const GATHER_MAX: Duration = Duration::from_micros(1200);
 const RINGS: u32 = 16;
 const PAUSE: u32 = 2;

@@ -7,6 +7,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{
+    super::digest::Digest,
     super::entry::{Kind, Piece},
     Store,
     blocks::Blocks,
@@ -76,20 +77,15 @@ impl Kept<'_> {
         passed: &mut dyn FnMut(&Piece) -> bool,
     ) -> Result<Option<String>, StoreError> {
         let Kind::File { digest, .. } = stored.entry.kind else { return Ok(None) };
-        let mut hasher = blake3::Hasher::new();
-        let (mut end, mut finding) = (0, None);
+        let (mut came, mut finding) = (Digest::default(), None);
         for piece in &stored.pieces {
             match self.content(piece.block)? {
                 Ok(bytes) => {
-                    if piece.offset != end {
-                        hasher.update(&piece.offset.to_le_bytes());
-                    }
-                    end = piece.offset + u64::from(piece.length);
                     // The catalogue was checked: it is inside the block.
                     let from = usize::try_from(piece.within).unwrap_or(usize::MAX);
                     let length = usize::try_from(piece.length).unwrap_or(usize::MAX);
                     let run = bytes.get(from..from.saturating_add(length));
-                    hasher.update(run.unwrap_or_default());
+                    came.update(piece.offset, run.unwrap_or_default());
                 }
                 Err(reason) => finding = finding.or_else(|| Some(reason.to_string())),
             }
@@ -97,7 +93,7 @@ impl Kept<'_> {
                 return Err(StoreError::Stopped);
             }
         }
-        if finding.is_none() && hasher.finalize() != digest {
+        if finding.is_none() && came.finish() != digest {
             finding = Some("its bytes are not those it had: their digest does not match".into());
         }
         Ok(finding)

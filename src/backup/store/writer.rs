@@ -102,6 +102,7 @@ impl Writer {
     }
 
     /// Of the version that is being made.
+    #[cfg(test)]
     pub(crate) fn number(&self) -> u32 {
         self.number
     }

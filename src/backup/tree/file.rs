@@ -8,8 +8,11 @@ use rustix::{
     io::{Errno, pwrite},
 };
 
-use super::{TreeError, mark::PARTIAL, place::Place, read::Hasher};
-use crate::backup::entry::{Entry, Kind};
+use super::{TreeError, mark::PARTIAL, place::Place};
+use crate::backup::{
+    digest::Digest,
+    entry::{Entry, Kind},
+};
 
 /// A file that is being put there.
 #[derive(Debug)]
@@ -18,7 +21,7 @@ pub(crate) struct FilePlace {
     fd: OwnedFd,
     /// It has its name already; otherwise it gets it at the end.
     named: bool,
-    hasher: Hasher,
+    came: Digest,
     until: u64,
 }
 
@@ -42,7 +45,7 @@ impl Place {
                 openat(folder, PARTIAL, flags, mode).map_err(Self::fault("write", &entry.name))?
             }
         };
-        Ok(FilePlace { entry: entry.clone(), fd, named, hasher: Hasher::default(), until: 0 })
+        Ok(FilePlace { entry: entry.clone(), fd, named, came: Digest::default(), until: 0 })
     }
 
     /// The file is whole: compared with its digest, then given its attributes and its name.
@@ -55,9 +58,9 @@ impl Place {
     }
 
     fn finish_inner(&mut self, file: &FilePlace) -> Result<(), TreeError> {
-        let FilePlace { entry, fd, named, hasher, until } = file;
+        let FilePlace { entry, fd, named, came, until } = file;
         let Kind::File { size, digest, .. } = entry.kind else { return Ok(()) };
-        if hasher.digest() != digest {
+        if came.finish() != digest {
             return Err(TreeError::Digest(entry.name.clone()));
         }
         if *until < size {
@@ -91,7 +94,7 @@ impl FilePlace {
             let source = io::Error::other("its pieces overlap, or go beyond its end");
             return Err(TreeError::Put { what: "write", name: self.entry.name.clone(), source });
         }
-        self.hasher.update(offset, bytes);
+        self.came.update(offset, bytes);
         let mut at = offset;
         while !bytes.is_empty() {
             match pwrite(&self.fd, bytes, at) {

@@ -15,6 +15,7 @@ use rustix::{
 };
 
 use super::attributes::entry_of;
+use crate::backup::digest::Digest;
 use crate::backup::entry::{Entry, Kind, Name, Stamp};
 
 #[derive(Debug)]
@@ -27,30 +28,8 @@ pub(crate) struct FileReader {
     end: u64,
     /// Up to here there is no hole, as far as is known.
     data_until: u64,
-    hasher: Hasher,
+    digest: Digest,
     shrank: bool,
-}
-
-/// A file's digest, of bytes and what is between them; see [`Kind::File`].
-#[derive(Debug, Default)]
-pub(crate) struct Hasher {
-    blake: blake3::Hasher,
-    at: u64,
-}
-
-impl Hasher {
-    /// A run of bytes at an offset, not before the end of the last one.
-    pub(crate) fn update(&mut self, offset: u64, bytes: &[u8]) {
-        if offset != self.at {
-            self.blake.update(&offset.to_le_bytes());
-        }
-        self.blake.update(bytes);
-        self.at = offset + bytes.len() as u64;
-    }
-
-    pub(crate) fn digest(&self) -> [u8; 32] {
-        *self.blake.finalize().as_bytes()
-    }
 }
 
 impl FileReader {
@@ -77,7 +56,7 @@ impl FileReader {
             at: 0,
             end: size,
             data_until: if sparse { 0 } else { u64::MAX },
-            hasher: Hasher::default(),
+            digest: Digest::default(),
             shrank: false,
         })
     }
@@ -112,7 +91,7 @@ impl FileReader {
             return Ok(None);
         }
         let offset = self.at;
-        self.hasher.update(offset, &buffer[..n]);
+        self.digest.update(offset, &buffer[..n]);
         self.at += n as u64;
         Ok(Some((offset, n)))
     }
@@ -150,7 +129,7 @@ impl FileReader {
                 break;
             }
         }
-        Ok(self.at == until && self.hasher.at == until)
+        Ok(self.at == until && self.digest.end() == until)
     }
 
     /// The entry of what was read.
@@ -164,15 +143,15 @@ impl FileReader {
         let now_size = u64::try_from(now.st_size).unwrap_or_default();
         let changed = self.shrank || now_size != self.end || times(&now) != before;
         // It may have lost some of the hole it ended with.
-        let size = self.end.min(now_size.max(self.hasher.at));
-        let digest = self.hasher.digest();
+        let size = self.end.min(now_size.max(self.digest.end()));
+        let digest = self.digest.finish();
         Ok(Entry { kind: Kind::File { size, digest, changed }, ..self.entry })
     }
 
     /// It could not be read to its end: what was read is what there is.
     pub(crate) fn give_up(self) -> Entry {
         let size = self.at.min(self.end);
-        let kind = Kind::File { size, digest: self.hasher.digest(), changed: true };
+        let kind = Kind::File { size, digest: self.digest.finish(), changed: true };
         Entry { kind, ..self.entry }
     }
 }

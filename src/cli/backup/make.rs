@@ -8,22 +8,23 @@ use std::{
 
 use serde::Serialize;
 
-use super::target::{Place, failure};
+use super::{
+    shown::Shown,
+    target::{Place, failure},
+};
 use crate::{
     backup::{
         pair::{Line, Policy},
-        send::{self, Content, News, Plan, SoFar},
+        send::{self, News, Plan},
+        source::{Content, count_ahead},
         talk,
         tree::{Exclude, WalkOptions},
     },
-    cli::{Failure, Out, Outcome, client::Target, session::block_on},
-    config::quantity::{parse_duration, parse_size, show_duration, show_size},
-    sessions::{Endpoint, Path},
+    cli::{Failure, Out, Outcome, client::Target, copy::parse_rate, session::block_on},
+    config::quantity::{parse_duration, show_size},
+    sessions::Endpoint,
 };
 
-/// How often progress is shown, and told as JSON.
-const SHOW_EVERY: Duration = Duration::from_millis(200);
-const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Streams of a pair, unless said otherwise: one is enough for one medium.
 const STREAMS: u8 = 1;
 const STREAMS_MAX: i64 = 16;
@@ -112,37 +113,9 @@ fn parse_level(text: &str) -> Result<Level, String> {
     level.map(|level| Level(Some(level))).ok_or_else(|| format!("`{text}`: -7 to 19, or off"))
 }
 
-fn parse_rate(text: &str) -> Result<u64, String> {
-    let rate = parse_size(text.strip_suffix("/s").unwrap_or(text))?;
-    if rate > 0 { Ok(rate) } else { Err("nothing is sent at that rate".into()) }
-}
-
-/// A line of `--json`.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case", tag = "event")]
-enum Told<'a> {
-    Progress {
-        entries: u64,
-        bytes: u64,
-        total_bytes: Option<u64>,
-        sent_bytes: u64,
-        seconds: f64,
-        path: Option<&'static str>,
-    },
-    Problem {
-        message: &'a str,
-    },
-    Again {
-        message: String,
-    },
-    Resumed {
-        bytes: u64,
-    },
-    Done(Done<'a>),
-}
-
 #[derive(Debug, Serialize)]
 struct Done<'a> {
+    event: &'static str,
     peer: &'a str,
     name: &'a str,
     version: u32,
@@ -170,13 +143,7 @@ pub(super) fn run(args: &Make, out: &mut Out) -> Outcome {
         None => Content::Tree {
             sources,
             options: WalkOptions {
-                exclude: Exclude::new(&args.exclude).map_err(|e| {
-                    let failure = Failure::input(e.to_string());
-                    match e.hint() {
-                        Some(hint) => failure.hint(hint),
-                        None => failure,
-                    }
-                })?,
+                exclude: Exclude::new(&args.exclude).map_err(|e| failure(&e.into()))?,
                 one_file_system: args.one_file_system,
             },
         },
@@ -195,7 +162,7 @@ pub(super) fn run(args: &Make, out: &mut Out) -> Outcome {
     if args.dry_run {
         return dry(&endpoint, &plan, args, out);
     }
-    let total = send::count_ahead(&plan.content);
+    let total = count_ahead(&plan.content);
     let mut shown = Shown::new(args.json);
     let began = Instant::now();
     let report = block_on(async {
@@ -204,11 +171,13 @@ pub(super) fn run(args: &Make, out: &mut Out) -> Outcome {
     })?;
     out.progress_end();
     let report = report.map_err(|e| failure(&e))?;
-    let version = &report.version;
+    let stored = &report.stored;
+    let version = &stored.version;
     let seconds = began.elapsed().as_secs_f64();
     if args.json {
         out.json(
-            &Told::Done(Done {
+            &Done {
+                event: "done",
                 peer: &place.peer,
                 name: &version.name,
                 version: version.number,
@@ -216,14 +185,14 @@ pub(super) fn run(args: &Make, out: &mut Out) -> Outcome {
                 bytes: version.bytes,
                 new_bytes: version.new_bytes,
                 stored_bytes: version.stored_bytes,
-                resumed_bytes: report.resumed_bytes,
+                resumed_bytes: stored.resumed_bytes,
                 problems: version.problems,
                 tries: report.tries,
                 seconds,
                 network_bytes: report.carried.network_bytes,
                 storage_bytes: report.carried.storage_bytes,
                 digest: &version.digest,
-            }),
+            },
             true,
         )?;
     } else {
@@ -243,7 +212,7 @@ pub(super) fn run(args: &Make, out: &mut Out) -> Outcome {
             show_size(report.carried.network_bytes)
         ));
     }
-    match report.bad {
+    match stored.bad {
         0 => Ok(()),
         n => Err(Failure::failed(format!(
             "{n} {} could not be stored; all else is in {}@{}",
@@ -293,99 +262,4 @@ fn dry(endpoint: &Endpoint, plan: &Plan, args: &Make, out: &mut Out) -> Outcome 
         found.changed_files,
         show_size(found.changed_bytes)
     ))
-}
-
-/// What is shown on the way.
-#[derive(Debug)]
-pub(in crate::cli) struct Shown {
-    json: bool,
-    began: Instant,
-    shown: Option<Instant>,
-    told: Instant,
-    /// Why it was tried again the last time: told once.
-    again: String,
-}
-
-impl Shown {
-    pub(in crate::cli) fn new(json: bool) -> Self {
-        let now = Instant::now();
-        Self { json, began: now, shown: None, told: now, again: String::new() }
-    }
-
-    pub(in crate::cli) fn news(&mut self, news: &News<'_>, total: Option<u64>, out: &mut Out) {
-        match news {
-            News::SoFar(so_far) => self.so_far(so_far, total, out),
-            News::Problem(message) => {
-                self.say(&Told::Problem { message }, out, || format!("warning: {message}"));
-            }
-            News::Again(error) => {
-                let message = error.to_string();
-                if !self.json && std::mem::replace(&mut self.again, message.clone()) == message {
-                    return;
-                }
-                let line = Told::Again { message: message.clone() };
-                self.say(&line, out, || format!("interrupted: {message}; trying again"));
-            }
-            News::Resumed(bytes) => self.say(&Told::Resumed { bytes: *bytes }, out, || {
-                format!("goes on where it was interrupted: {} are there", show_size(*bytes))
-            }),
-        }
-    }
-
-    fn say(&self, line: &Told<'_>, out: &mut Out, words: impl FnOnce() -> String) {
-        if self.json {
-            // A reader that went away ends the command at its last line.
-            let _ = out.json(line, true).and_then(|()| out.flush());
-        } else {
-            out.progress_end();
-            out.talk(words());
-        }
-    }
-
-    fn so_far(&mut self, so_far: &SoFar, total: Option<u64>, out: &mut Out) {
-        let seconds = self.began.elapsed().as_secs_f64();
-        if self.json {
-            if self.told.elapsed() >= TELL_EVERY {
-                self.told = Instant::now();
-                let line = Told::Progress {
-                    entries: so_far.entries,
-                    bytes: so_far.bytes,
-                    total_bytes: total,
-                    sent_bytes: so_far.sent,
-                    seconds,
-                    path: so_far.path.map(path_word),
-                };
-                self.say(&line, out, String::new);
-            }
-        } else if self.shown.is_none_or(|at| at.elapsed() >= SHOW_EVERY) {
-            self.shown = Some(Instant::now());
-            out.progress(&progress(so_far, total, seconds));
-        }
-    }
-}
-
-const fn path_word(path: Path) -> &'static str {
-    match path {
-        Path::Network => "network",
-        Path::Storage => "storage",
-    }
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for people")]
-fn progress(so_far: &SoFar, total: Option<u64>, seconds: f64) -> String {
-    let rate = so_far.bytes as f64 / seconds.max(0.001);
-    let left = total.filter(|total| *total > 0).map(|total| {
-        let left = total.saturating_sub(so_far.bytes);
-        let percent = 100 * so_far.bytes.min(total) / total;
-        let eta = Duration::from_secs((left as f64 / rate.max(1.0)) as u64);
-        format!(" of {} ({percent} %, {} left)", show_size(total), show_duration(eta))
-    });
-    let path = so_far.path.map_or("no path is up: waiting", path_word);
-    format!(
-        "{} entries, {}{}, {}/s, {path}",
-        so_far.entries,
-        show_size(so_far.bytes),
-        left.unwrap_or_default(),
-        show_size(rate as u64),
-    )
 }

@@ -1,6 +1,12 @@
-//! `sidepath backup serve`: the receiving role, beside a daemon.
+//! `sidepath backup serve`: the receiving role, beside a daemon; and inside one.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tracing::{error, info, warn};
 
 use crate::{
     backup::{
@@ -14,8 +20,8 @@ use crate::{
         session::{block_on, failure},
         stamp,
     },
-    config::quantity::parse_duration,
-    sessions::Endpoint,
+    config::{BackupStoreConfig, quantity::parse_duration},
+    sessions::{Endpoint, SessionError},
 };
 
 #[derive(Debug, clap::Args)]
@@ -38,13 +44,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
     let keep = Keep { count: args.keep, within: args.keep_within };
-    let store = Store::open(&args.store, keep).map_err(|error| {
-        let failure = Failure::input(error.to_string());
-        match error.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
-    })?;
+    let store = open(&args.store, keep, "")?;
     let endpoint = Endpoint::open(&args.target.path()?);
     out.talk(format!("backups of peers go to {}", args.store.display()));
     let tell = Arc::new(|told: Told| {
@@ -54,4 +54,44 @@ pub(super) fn run(args: &Args, out: &mut Out) -> Outcome {
     block_on(async {
         serve(endpoint, &args.service, Arc::new(store), tell).await.map_err(|e| failure(&e))
     })
+}
+
+fn open(path: &Path, keep: Keep, whose: &str) -> Result<Store, Failure> {
+    Store::open(path, keep).map_err(|e| Failure::input(format!("{whose}{e}")).maybe_hint(e.hint()))
+}
+
+/// The store of a daemon's configuration.
+pub(in crate::cli) struct Serving {
+    service: String,
+    store: Store,
+}
+
+impl Serving {
+    /// Before anything of the node is begun.
+    pub(in crate::cli) fn open(config: &BackupStoreConfig) -> Result<Self, Failure> {
+        let keep = Keep { count: config.keep, within: config.keep_within };
+        let store = open(&config.path, keep, "[backup_store]: ")?;
+        Ok(Self { service: config.service.clone(), store })
+    }
+
+    /// Serves in a thread of its own, until the node stops.
+    pub(in crate::cli) fn start(self, endpoint: Endpoint) -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let tell = Arc::new(|told: Told| {
+            if told.good {
+                info!(peer = told.peer, "{}", told.what);
+            } else {
+                warn!(peer = told.peer, "{}", told.what);
+            }
+        });
+        let Self { service, store } = self;
+        std::thread::Builder::new().name("sidepath-backups".into()).spawn(move || {
+            if let Err(error) = runtime.block_on(serve(endpoint, &service, Arc::new(store), tell))
+                && error != SessionError::Stopped
+            {
+                error!(%error, "the store of backups serves nobody");
+            }
+        })?;
+        Ok(())
+    }
 }

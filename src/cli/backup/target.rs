@@ -62,20 +62,9 @@ pub(in crate::cli) fn failure(error: &PairError) -> Failure {
         }
         PairError::Session(error) => session::failure(error),
         PairError::Said(complaint) => {
-            let failure =
-                if complaint.input { Failure::input(words) } else { Failure::failed(words) };
-            match &complaint.hint {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
+            Failure::of(complaint.input, words).maybe_hint(complaint.hint.as_ref())
         }
-        PairError::Here { hint, input, .. } => {
-            let failure = if *input { Failure::input(words) } else { Failure::failed(words) };
-            match hint {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
-        }
+        PairError::Here { hint, input, .. } => Failure::of(*input, words).maybe_hint(hint.as_ref()),
         PairError::Nonsense(_) => {
             Failure::failed(words).hint("use the same release of sidepath on both nodes")
         }

@@ -85,7 +85,10 @@ fn what_is_named_wrongly_is_bad_input() {
     not(&["restore", "beta:tree", "got", "--only", "/etc"], &["backup show"]);
     not(&["restore", "beta:tree", "got", "--policy", "sometimes"], &["preferred"]);
     not(&["backup", "tree", "beta:x", "--exclude", "[z-a"], &["pattern"]);
-    not(&["backup", "tree", "beta:x", "--limit-rate", "0"], &["nothing is sent at that rate"]);
+    not(
+        &["backup", "tree", "beta:x", "--limit-rate", "0"],
+        &["is too slow: at least 4KiB per second"],
+    );
     not(&["backup", "tree", "beta:x", "--compress", "99"], &["-7 to 19, or off"]);
     not(&["backup", "tree", "beta:x", "--streams", "0"], &["--streams"]);
 

@@ -1,11 +1,24 @@
 //! What is asked for, in which order, and what is made of blocks that are not what they should be.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+};
 
 use tempfile::TempDir;
+use tokio::sync::mpsc::channel;
 
 use super::*;
-use crate::backup::{block::Sealer, entry::Stamp, store::BlockAt};
+use crate::backup::{
+    block::Sealer,
+    entry::Stamp,
+    store::{BlockAt, Catalogue},
+    talk::Version,
+    tree::Existing,
+};
 
 fn name(name: &str) -> Name {
     Name::new(name).unwrap()
@@ -55,7 +68,7 @@ fn sealed(raw: &[u8]) -> Block {
 
 /// The blocks come as they are asked for; the rest of the way is as in a restore.
 fn source(wanted: &[u32], blocks: &Arc<Vec<Option<Block>>>) -> Source {
-    let (to, from) = channel(PLACE_QUEUE);
+    let (to, from) = channel(4);
     let (wanted, all) = (wanted.to_vec(), Arc::clone(blocks));
     std::thread::spawn(move || {
         for index in wanted {

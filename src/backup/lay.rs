@@ -1,0 +1,336 @@
+//! What of a version is put in its place, in which order, and by which blocks.
+//!
+//! ```text
+//!   entries ── choose ── wanted ──> blocks asked for, in that order ──> Source ──> put_all, feed
+//! ```
+//!
+//! Awkward cases:
+//! * A block may hold bytes of many files, and be needed again later: the last ones stay open, and
+//!   what is asked for is planned with the same memory, so that nothing comes twice for nothing.
+//! * A file that cannot be put there, or whose bytes cannot be had, is named; all else goes on.
+//! * A command must not take what it got for all there is: it is killed before its input ends.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    io::Write,
+    process::Child,
+};
+
+use tokio::sync::mpsc::Receiver;
+
+use super::{
+    block::Block,
+    digest::Digest,
+    entry::{Entry, Kind, Name, Piece},
+    pair::PairError,
+    store::Stored,
+    tree::{Place, TreeError},
+};
+
+/// Opened blocks that are remembered, at most a MiB each.
+const REMEMBERED: usize = 32;
+/// Problems that are told; further ones are counted.
+const PROBLEMS_MAX: usize = 1000;
+
+/// What is at the destination.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Placed {
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+    /// Files that were there already.
+    pub(crate) kept: u64,
+    /// What is missing, or not as it should be.
+    pub(crate) missing: u64,
+    pub(crate) problems: Vec<String>,
+}
+
+/// A block of the catalogue's table, or why the store has it not.
+pub(super) type Got = (u32, Result<Block, String>);
+
+/// What is wanted and not there.
+pub(super) fn missing(entries: &[Stored], only: &[Name]) -> Vec<String> {
+    let is_there = |name: &Name| entries.iter().any(|stored| stored.entry.name.is_within(name));
+    only.iter().filter(|name| !is_there(name)).map(ToString::to_string).collect()
+}
+
+/// Leaves what is wanted, and the folders it is in. A link whose first name is not among it becomes
+/// the file itself.
+pub(super) fn choose(entries: &mut Vec<Stored>, only: &[Name]) {
+    if only.is_empty() {
+        return;
+    }
+    let is_wanted = |name: &Name| only.iter().any(|folder| name.is_within(folder));
+    let mut promoted: HashMap<Name, Name> = HashMap::new();
+    for Stored { entry, .. } in &*entries {
+        if let Kind::HardLink(first) = &entry.kind
+            && is_wanted(&entry.name)
+            && !is_wanted(first)
+        {
+            promoted.entry(first.clone()).or_insert_with(|| entry.name.clone());
+        }
+    }
+    let mut files: HashMap<Name, (Kind, Vec<Piece>)> = entries
+        .iter()
+        .filter_map(|Stored { entry, pieces }| {
+            let now = promoted.get(&entry.name)?;
+            Some((now.clone(), (entry.kind.clone(), pieces.clone())))
+        })
+        .collect();
+    let above = |name: &Name| only.iter().any(|wanted| wanted.is_within(name));
+    let mut any = false;
+    entries.retain_mut(|Stored { entry, pieces }| {
+        let name = &entry.name;
+        if !is_wanted(name) {
+            return entry.kind == Kind::Folder && above(name) && !name.is_root();
+        }
+        any = true;
+        if let Kind::HardLink(first) = &mut entry.kind {
+            if let Some((kind, bytes)) = files.remove(name) {
+                (entry.kind, *pieces) = (kind, bytes);
+            } else if let Some(now) = promoted.get(first) {
+                *first = now.clone();
+            }
+        }
+        true
+    });
+    if !any {
+        entries.clear();
+    }
+}
+
+/// Opened blocks, as the placing thread needs them.
+pub(super) struct Source {
+    blocks: Receiver<Got>,
+    /// What is in them, or why that is not known.
+    shelf: Shelf<Result<Vec<u8>, String>>,
+}
+
+/// No more blocks come: the pair ended early.
+struct NoMore;
+
+impl Source {
+    pub(super) fn new(blocks: Receiver<Got>) -> Self {
+        Self { blocks, shelf: Shelf::default() }
+    }
+
+    /// The bytes of a piece.
+    fn bytes(&mut self, piece: &Piece) -> Result<Result<&[u8], String>, NoMore> {
+        while self.shelf.get(piece.block).is_none() {
+            let (index, block) = self.blocks.blocking_recv().ok_or(NoMore)?;
+            let opened = block.and_then(|b| b.open().map_err(|e| format!("block {index}: {e}")));
+            self.shelf.put(index, opened);
+        }
+        let bytes = match self.shelf.get(piece.block) {
+            Some(Err(why)) => return Ok(Err(why.clone())),
+            Some(Ok(bytes)) => &bytes[..],
+            None => &[],
+        };
+        let from = piece.within as usize;
+        let bytes = bytes.get(from..from + piece.length as usize);
+        Ok(bytes.ok_or_else(|| format!("block {} is shorter than it should be", piece.block)))
+    }
+}
+
+/// The placing thread.
+pub(super) fn put_all(
+    mut place: Place,
+    mut placed: Placed,
+    entries: &[Stored],
+    keep: &[bool],
+    mut source: Source,
+) -> Result<Placed, PairError> {
+    let early = || PairError::here("the store's blocks ended early");
+    // What has one of their names may be of another version.
+    let mut without: HashSet<&Name> = HashSet::new();
+    for (stored, keep) in entries.iter().zip(keep) {
+        let done = if *keep {
+            place.keep(&stored.entry).map_err(|e| (e.is_full(), e.to_string()))
+        } else if let Kind::HardLink(first) = &stored.entry.kind
+            && without.contains(first)
+        {
+            let name = &stored.entry.name;
+            Err((false, format!("{name} is not restored: it is another name of {first}")))
+        } else if matches!(stored.entry.kind, Kind::File { .. }) {
+            match put_file(&mut place, stored, &mut source) {
+                Err(NoMore) => return Err(early()),
+                Ok(done) => done,
+            }
+        } else {
+            place.put(&stored.entry).map_err(|e| (e.is_full(), e.to_string()))
+        };
+        match done {
+            Ok(()) => {
+                placed.entries += 1;
+                if let Kind::File { size, .. } = stored.entry.kind {
+                    placed.bytes += size;
+                }
+            }
+            Err((true, why)) => {
+                return Err(PairError::Here {
+                    message: why,
+                    hint: Some("make room, then start the restore again: it goes on".into()),
+                    input: false,
+                });
+            }
+            Err((false, why)) => {
+                placed.missing += 1;
+                if matches!(stored.entry.kind, Kind::File { .. }) {
+                    without.insert(&stored.entry.name);
+                }
+                if placed.problems.len() < PROBLEMS_MAX {
+                    placed.problems.push(why);
+                }
+            }
+        }
+    }
+    match place.end() {
+        Ok(troubles) => {
+            placed.problems.extend(troubles);
+            Ok(placed)
+        }
+        Err((error, _)) => Err(error.into()),
+    }
+}
+
+/// A file; when it cannot be put there (and whether nothing can), its blocks are taken all the same.
+fn put_file(
+    place: &mut Place,
+    stored: &Stored,
+    source: &mut Source,
+) -> Result<Result<(), (bool, String)>, NoMore> {
+    let words = |e: TreeError| (e.is_full(), e.to_string());
+    let Stored { entry, pieces } = stored;
+    let mut file = place.begin(entry, pieces.len() <= 1).map_err(words);
+    for piece in pieces {
+        let bytes = source.bytes(piece)?;
+        let wrote = match (&mut file, bytes) {
+            (Err(_), _) => continue,
+            (Ok(_), Err(why)) => Err((false, format!("{} is not restored: {why}", entry.name))),
+            (Ok(file), Ok(bytes)) => file.write(piece.offset, bytes).map_err(words),
+        };
+        if let Err(why) = wrote
+            && let Ok(begun) = std::mem::replace(&mut file, Err(why))
+        {
+            place.give_up(begun);
+        }
+    }
+    Ok(file.and_then(|file| place.finish(file).map_err(words)))
+}
+
+/// A stream to a command; done when it ended well.
+pub(super) fn feed(
+    mut child: Child,
+    command: &str,
+    entry: &Entry,
+    pieces: &[Piece],
+    mut source: Source,
+) -> Result<Placed, PairError> {
+    let mut came = Digest::default();
+    let mut bytes_fed = 0;
+    // It reads no more: how it ended says why.
+    let mut left = false;
+    let mut fed = Ok(());
+    if let Some(mut input) = child.stdin.take() {
+        for piece in pieces {
+            let bytes = match source.bytes(piece) {
+                Ok(Ok(bytes)) => bytes,
+                Ok(Err(why)) => {
+                    fed = Err(why);
+                    break;
+                }
+                Err(NoMore) => {
+                    fed = Err("the store's blocks ended early".into());
+                    break;
+                }
+            };
+            if piece.offset != bytes_fed {
+                fed = Err("the stream has gaps".into());
+                break;
+            }
+            came.update(bytes_fed, bytes);
+            bytes_fed += bytes.len() as u64;
+            if let Err(error) = input.write_all(bytes) {
+                left = error.kind() == std::io::ErrorKind::BrokenPipe;
+                fed = Err(if left {
+                    format!("`{command}` ended before it had read everything")
+                } else {
+                    format!("cannot write to `{command}`: {error}")
+                });
+                break;
+            }
+        }
+        if fed.is_ok()
+            && let Kind::File { size, digest, .. } = entry.kind
+            && (bytes_fed != size || came.finish() != digest)
+        {
+            fed = Err("the bytes are not those that were stored (digest)".into());
+        }
+        if fed.is_err() && !left {
+            // It must not take what it got for all there is.
+            let _ = child.kill();
+        }
+    }
+    let status = child.wait().map_err(|e| PairError::here(format!("`{command}`: {e}")))?;
+    if !status.success() && (left || fed.is_ok()) {
+        return Err(PairError::here(format!("`{command}` failed ({status})")));
+    }
+    fed.map_err(PairError::here)?;
+    Ok(Placed { entries: 1, bytes: bytes_fed, ..Placed::default() })
+}
+
+/// Blocks that are remembered: first in, first out, so that planning and placing see the same.
+#[derive(Debug)]
+struct Shelf<T> {
+    held: HashMap<u32, T>,
+    order: VecDeque<u32>,
+}
+
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Self { held: HashMap::new(), order: VecDeque::new() }
+    }
+}
+
+impl<T> Shelf<T> {
+    fn get(&self, block: u32) -> Option<&T> {
+        self.held.get(&block)
+    }
+
+    fn put(&mut self, block: u32, what: T) {
+        if self.order.len() >= REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.held.remove(&oldest);
+        }
+        self.order.push_back(block);
+        self.held.insert(block, what);
+    }
+}
+
+/// Which blocks are to be asked for, in order, so that these pieces can be placed one after another.
+pub(super) fn wanted<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Vec<u32> {
+    let mut shelf = Shelf::default();
+    let mut wanted = Vec::new();
+    for piece in pieces {
+        if shelf.get(piece.block).is_none() {
+            shelf.put(piece.block, ());
+            wanted.push(piece.block);
+        }
+    }
+    wanted
+}
+
+/// First and count of runs.
+pub(super) fn runs(blocks: &[u32]) -> Vec<(u32, u32)> {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for block in blocks {
+        match runs.last_mut() {
+            Some((first, count)) if first.checked_add(*count) == Some(*block) => *count += 1,
+            _ => runs.push((*block, 1)),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests;
