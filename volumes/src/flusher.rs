@@ -18,7 +18,7 @@ use crate::log::send::Writer;
 use crate::media::BlockDevice;
 use crate::runtime::{Opener, Shared};
 use bytes::Bytes;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -105,7 +105,9 @@ pub(crate) struct Pulse {
     /// 0: nothing. Otherwise when the operation began.
     since: AtomicU64,
     op: AtomicU8,
-    reported: AtomicBool,
+    /// Locked while it is told, so that nobody hears of the return before the stall: whoever
+    /// counts what hangs would count it forever.
+    reported: Mutex<bool>,
     fault: Mutex<Option<String>>,
 }
 
@@ -119,7 +121,7 @@ impl Pulse {
     /// Whether the operation had been reported as stuck.
     pub(crate) fn end(&self) -> bool {
         self.since.store(0, Ordering::Release);
-        self.reported.swap(false, Ordering::AcqRel)
+        std::mem::take(&mut *self.reported())
     }
 
     /// The operation in flight, when it is older than `deadline`.
@@ -129,10 +131,17 @@ impl Pulse {
         old.then(|| (OPS[usize::from(self.op.load(Ordering::Relaxed)) % OPS.len()], since))
     }
 
-    /// The same, once per operation.
-    pub(crate) fn newly_stuck(&self, now: Micros, deadline: Micros) -> Option<Fact> {
-        let (op, since) = self.stuck(now, deadline)?;
-        (!self.reported.swap(true, Ordering::AcqRel)).then_some(Fact::Stalled { op, since })
+    /// The same, told once per operation.
+    pub(crate) fn tell_when_stuck(&self, now: Micros, deadline: Micros, tell: impl FnOnce(Fact)) {
+        let mut reported = self.reported();
+        if !*reported && let Some((op, since)) = self.stuck(now, deadline) {
+            *reported = true;
+            tell(Fact::Stalled { op, since });
+        }
+    }
+
+    fn reported(&self) -> MutexGuard<'_, bool> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn fault(&self) -> Option<String> {
@@ -309,5 +318,31 @@ pub(crate) fn drive<M: Machine>(
                 shared.report(&mut facts);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_return_waits_until_the_stall_is_told() {
+        let pulse = Arc::new(Pulse::default());
+        pulse.begin(1, 0);
+        let (returned, returns) = mpsc::channel();
+        pulse.tell_when_stuck(1_000, 500, |fact| {
+            assert!(matches!(fact, Fact::Stalled { op: "read", since: 1 }));
+            let pulse = pulse.clone();
+            std::thread::spawn(move || returned.send(pulse.end()));
+            let early = returns.recv_timeout(Duration::from_millis(50));
+            assert!(early.is_err(), "the return was told first");
+        });
+        assert_eq!(returns.recv(), Ok(true), "it had been told as stuck");
+        pulse.tell_when_stuck(2_000, 500, |_| panic!("nothing is in flight"));
+
+        pulse.begin(2_000, 1);
+        pulse.tell_when_stuck(2_400, 500, |_| panic!("not old enough"));
+        assert!(!pulse.end());
     }
 }

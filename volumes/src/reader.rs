@@ -6,7 +6,7 @@
 //!        +---------------------+--------------------+
 //! ```
 
-use crate::event::{Fact, FenceReason, Reason};
+use crate::event::{FenceReason, Reason};
 use crate::flusher::{Seat, drive};
 use crate::format::table::Head;
 use crate::keeper::Keeper;
@@ -79,9 +79,9 @@ pub(crate) fn watch(shared: &Arc<Shared>) {
     let nap = (shared.io_deadline / 4).clamp(5_000, 250_000);
     while !shared.stopping() {
         let now = (shared.clock)();
-        let mut facts: Vec<Fact> =
-            shared.pulses.iter().filter_map(|p| p.newly_stuck(now, shared.io_deadline)).collect();
-        shared.report(&mut facts);
+        for pulse in &shared.pulses {
+            pulse.tell_when_stuck(now, shared.io_deadline, |fact| shared.report(&mut vec![fact]));
+        }
         shared.nap(Duration::from_micros(nap));
     }
 }
