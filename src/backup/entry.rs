@@ -158,7 +158,7 @@ pub(crate) enum Kind {
         changed: bool,
     },
     Symlink(Vec<u8>),
-    /// Another name of the file of that name, which came before.
+    /// Another name of what has that name and came before: anything but a folder.
     HardLink(Name),
     CharDevice(u64),
     BlockDevice(u64),

@@ -174,7 +174,7 @@ pub(super) fn put_all(
             }
             Err((false, why)) => {
                 placed.missing += 1;
-                if matches!(stored.entry.kind, Kind::File { .. }) {
+                if !matches!(stored.entry.kind, Kind::Folder | Kind::HardLink(_)) {
                     without.insert(&stored.entry.name);
                 }
                 if placed.problems.len() < PROBLEMS_MAX {

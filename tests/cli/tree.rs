@@ -202,7 +202,7 @@ struct Thing {
     device: u64,
     target: Option<PathBuf>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Of a file: the first of its names, when it has several.
+    /// Of what is no folder: the first of its names, when it has several.
     first: Option<PathBuf>,
 }
 
@@ -220,7 +220,7 @@ fn things(root: &Path) -> (BTreeMap<PathBuf, Thing>, u64) {
             names.sort_unstable_by(|a, b| b.cmp(a));
             left.extend(names);
         }
-        let first = (kind.is_file() && meta.nlink() > 1)
+        let first = (!kind.is_dir() && meta.nlink() > 1)
             .then(|| firsts.entry(meta.ino()).or_insert_with(|| name.clone()).clone());
         if kind.is_file() {
             taken += meta.blocks() * 512;

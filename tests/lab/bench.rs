@@ -161,6 +161,16 @@ impl Lab {
         sh(&format!("ip netns exec {ns} nft flush chain inet lab input"));
     }
 
+    /// Bytes that left the wires of all machines so far.
+    pub(crate) fn wire_bytes(&self) -> u64 {
+        let of = |node: &Node| {
+            let shown = node.sh("ip -s -j link show eth0");
+            let json: serde_json::Value = serde_json::from_str(&shown).expect("JSON of ip");
+            json[0]["stats64"]["tx"]["bytes"].as_u64().expect("a counter")
+        };
+        self.nodes.iter().map(of).sum()
+    }
+
     /// A node by its id, counted from 1 as in the configuration.
     pub(crate) fn node(&self, id: usize) -> &Node {
         &self.nodes[id - 1]

@@ -15,9 +15,11 @@
 // Lengths, nanoseconds and process ids of a test fit where they are put.
 #![allow(clippy::cast_possible_truncation)]
 
+mod backups;
 mod bench;
 mod books;
 mod clusters;
+mod database;
 mod disk;
 mod export;
 mod faults;
@@ -41,6 +43,9 @@ mod stories;
 mod sys;
 mod talkers;
 mod transfer;
+// What backups are of, and how trees are compared.
+#[path = "../cli/tree.rs"]
+mod tree;
 
 pub(crate) use bench::{Lab, Plan};
 pub(crate) use disk::Medium;

@@ -19,6 +19,29 @@ impl Done {
     }
 }
 
+/// A program that is killed with its story.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Self::start_as_is(command)
+    }
+
+    /// The same, its output where the command says.
+    pub(crate) fn start_as_is(command: &mut Command) -> Self {
+        let child = command.spawn();
+        Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Runs a command to its end. An error means it could not be started or ran over `limit`.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<Done, String> {
     let shown = format!("{command:?}");

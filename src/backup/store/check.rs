@@ -27,8 +27,9 @@ pub(super) struct Names {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sort {
     Folder,
+    /// May have further names.
     File,
-    Other,
+    Link,
 }
 
 impl Names {
@@ -38,14 +39,13 @@ impl Names {
         let name = &entry.name;
         let sort = match &entry.kind {
             Kind::Folder => Sort::Folder,
-            Kind::File { .. } => Sort::File,
             Kind::HardLink(target) => {
                 if self.sort(target) != Some(Sort::File) {
                     return Err(format!("{name}: a hard link to {target}, no file before it"));
                 }
-                Sort::Other
+                Sort::Link
             }
-            _ => Sort::Other,
+            _ => Sort::File,
         };
         match name.split() {
             None if sort != Sort::Folder || !self.seen.is_empty() => {
@@ -166,7 +166,7 @@ mod tests {
         let link = |name: &str, to: &str| entry(name, Kind::HardLink(Name::new(to).unwrap()));
         for good in [
             vec![folder(""), folder("a"), file("a/f", 1, [0; 32]), link("g", "a/f")],
-            vec![file("f", 0, [0; 32]), folder("a"), entry("a/p", Kind::Fifo)],
+            vec![file("f", 0, [0; 32]), folder("a"), entry("a/p", Kind::Fifo), link("p", "a/p")],
         ] {
             assert_eq!(admit(&good), Ok(()), "{good:?}");
         }

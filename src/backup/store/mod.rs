@@ -82,6 +82,8 @@ struct Limits {
     pack_max: u64,
     /// Stored bytes, or this time, after which what came is made durable.
     cut_bytes: u64,
+    /// The same while nothing is on its way to the disk.
+    cut_bytes_idle: u64,
     cut_every: Duration,
 }
 
@@ -124,6 +126,7 @@ impl Store {
         let limits = Limits {
             pack_max: catalogue::PACK_MAX,
             cut_bytes: 16 << 20,
+            cut_bytes_idle: 2 << 20,
             cut_every: Duration::from_secs(5),
         };
         Ok(Self { path: path.into(), keep, limits })

@@ -5,8 +5,9 @@
 //!          <── how far it is durable ─────────────────────────  sync it
 //! ```
 //!
-//! One cut is under way and one waits; with a third the writer waits. With [`Cut`]s of 16 MiB that
-//! leaves at most 48 MiB to be sent again after a crash.
+//! One cut is under way and one waits; with a third the writer waits. While none is, the next may be
+//! small: a disk that keeps up leaves little to be sent again after a crash. With [`Cut`]s of 16 MiB
+//! one that does not leaves at most 48 MiB.
 
 use std::{
     fs::File,
@@ -59,6 +60,8 @@ pub(super) struct Syncer {
 #[derive(Debug, Default)]
 struct Shared {
     durable: (u32, u64),
+    /// Cuts that were put and are not durable.
+    under_way: u32,
     error: Option<StoreError>,
 }
 
@@ -84,8 +87,14 @@ impl Syncer {
         locked(&self.shared).error.take().map_or(Ok(()), Err)
     }
 
+    /// Nothing is under way and nothing waits.
+    pub(super) fn is_idle(&self) -> bool {
+        locked(&self.shared).under_way == 0
+    }
+
     /// Waits when two cuts are before it.
     pub(super) fn put(&self, cut: Cut) -> Result<(), StoreError> {
+        locked(&self.shared).under_way += 1;
         let gone = self.cuts.as_ref().is_none_or(|cuts| cuts.send(cut).is_err());
         self.trouble()?;
         if gone {
@@ -116,7 +125,11 @@ impl Drop for Syncer {
 fn work(folder: &Folder, mut journal: Journal, cuts: &Receiver<Cut>, shared: &Mutex<Shared>) {
     while let Ok(cut) = cuts.recv() {
         match make_durable(folder, &mut journal, &cut) {
-            Ok(()) => locked(shared).durable = cut.reached,
+            Ok(()) => {
+                let mut shared = locked(shared);
+                shared.durable = cut.reached;
+                shared.under_way -= 1;
+            }
             Err(e) => {
                 // Later cuts name what is not durable: none of them may be.
                 locked(shared).error = Some(e);
@@ -179,7 +192,7 @@ mod tests {
             assert!(syncer.durable().0 + 3 >= n);
         }
         syncer.end().unwrap();
-        assert_eq!(syncer.durable(), (20, 200));
+        assert_eq!((syncer.durable(), syncer.is_idle()), ((20, 200), true));
         assert!(syncer.put(cut(21)).is_err());
         drop(lock);
     }

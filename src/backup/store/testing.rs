@@ -98,8 +98,13 @@ impl Rig {
     pub(super) fn new(keep: Keep) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut store = Store::open(folder.path(), keep).unwrap();
-        let cut_every = Duration::from_secs(3600);
-        store.limits = Limits { pack_max: 6 * RAW as u64, cut_bytes: 3 * RAW as u64, cut_every };
+        let cut_bytes = 3 * RAW as u64;
+        store.limits = Limits {
+            pack_max: 6 * RAW as u64,
+            cut_bytes,
+            cut_bytes_idle: cut_bytes,
+            cut_every: Duration::from_secs(3600),
+        };
         Self { folder, store }
     }
 

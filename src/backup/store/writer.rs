@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   block ──> pack ─────────────────────────────┐
-//!   batch ── waits for its blocks ──> draft ────┴─ every 16 MiB or 5 s ──> disk, then journal
+//!   batch ── waits for its blocks ──> draft ────┴─ every 2 to 16 MiB or 5 s ──> disk, then journal
 //!   finish: all on disk, catalogue, then the journal goes, then old versions
 //! ```
 //!
@@ -242,6 +242,7 @@ impl Writer {
     fn cut_if_due(&mut self) -> Result<(), StoreError> {
         let dirty = self.cut_bytes > 0 || !self.cut.files.is_empty();
         let due = self.cut_bytes >= self.limits.cut_bytes
+            || self.cut_bytes >= self.limits.cut_bytes_idle && self.syncer.is_idle()
             || self.cut_at.elapsed() >= self.limits.cut_every;
         if dirty && due { self.cut() } else { Ok(()) }
     }

@@ -17,7 +17,7 @@
 //!   what is in it, too.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     ffi::{CStr, CString},
     io,
     os::fd::{AsFd, OwnedFd},
@@ -73,6 +73,8 @@ pub(crate) struct Place {
     deep: Option<OwnedFd>,
     /// Whose attributes are put at the end.
     folders: Vec<Entry>,
+    /// What is neither file nor folder, and was made here: it may have further names.
+    specials: HashSet<Name>,
     /// How often, and where first.
     troubles: BTreeMap<String, (u64, Name)>,
     scratch: Vec<u8>,
@@ -125,6 +127,7 @@ impl Place {
             chain: Vec::new(),
             deep: None,
             folders: Vec::new(),
+            specials: HashSet::new(),
             troubles: BTreeMap::new(),
             scratch: Vec::new(),
         })
@@ -264,6 +267,7 @@ impl Place {
             Kind::Folder | Kind::File { .. } | Kind::HardLink(_) => Ok(()),
         };
         made.map_err(Self::fault("make", &entry.name))?;
+        self.specials.insert(entry.name.clone());
         self.attributes(entry, None)
     }
 
@@ -295,6 +299,7 @@ impl Place {
     }
 
     fn hard_link(&mut self, name: &Name, first: &Name) -> Result<(), TreeError> {
+        let is_ours = self.specials.contains(first);
         let (from, old) = self.parent(first)?;
         let fault = Self::fault("link", name);
         let from = from.try_clone().map_err(|source| TreeError::Put {
@@ -303,8 +308,13 @@ impl Place {
             source,
         })?;
         let (folder, called) = self.parent(name)?;
-        let file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        let Some(wanted) = Self::stat(&from, &old).filter(file) else {
+        // What was there before is not ours to give names.
+        let may_be = |stat: &Stat| match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => true,
+            FileType::Directory => false,
+            _ => is_ours,
+        };
+        let Some(wanted) = Self::stat(&from, &old).filter(may_be) else {
             return Err(fault(Errno::NOENT));
         };
         if Self::stat(folder, &called)

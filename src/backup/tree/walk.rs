@@ -9,9 +9,8 @@
 //!
 //! Awkward cases:
 //! * What cannot be read, or is gone when its turn comes, is told and left out; the walk goes on.
-//! * A second name of a file comes as a link to the first. Numbers of inodes are used again while a
-//!   long walk goes on, so a file is also known by when it was born.
-//! * Links, FIFOs and devices with several names are stored as often: only files can be linked to.
+//! * A second name of a file, or of a link, FIFO or device, comes as a link to the first. Numbers of
+//!   inodes are used again while a long walk goes on, so it is also known by when it was born.
 //! * Sockets cannot be stored; they are told.
 
 use std::{
@@ -199,7 +198,7 @@ impl Walk {
             return Some(Found::Problem(Problem { what, bad: false }));
         }
         let mut first = None;
-        if file_type == FileType::RegularFile && stat.st_nlink > 1 {
+        if !matches!(file_type, FileType::Directory | FileType::Socket) && stat.st_nlink > 1 {
             let inode = inode(&folder, &component, &stat);
             if let Some(first) = self.links.get(&inode) {
                 let entry = entry_of(name, Kind::HardLink(first.clone()), &stat);
@@ -216,7 +215,10 @@ impl Walk {
             }
             FileType::Symlink => match readlinkat(&*folder, &component, Vec::new()) {
                 Ok(target) => Kind::Symlink(target.into_bytes()),
-                Err(error) => return Some(Self::problem(&name, "is not stored", &error.into())),
+                Err(error) => {
+                    self.forget(first);
+                    return Some(Self::problem(&name, "is not stored", &error.into()));
+                }
             },
             FileType::CharacterDevice => Kind::CharDevice(stat.st_rdev),
             FileType::BlockDevice => Kind::BlockDevice(stat.st_rdev),

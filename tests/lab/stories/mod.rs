@@ -2,6 +2,7 @@
 
 use crate::File;
 
+mod backup;
 mod bench;
 mod busy;
 mod cold_start;
@@ -23,6 +24,7 @@ mod udp_stream;
 
 /// A file that is missing here is code that nobody uses, and clippy says so.
 pub(crate) const ALL: &[File] = &[
+    File { name: "backup", stories: backup::stories },
     File { name: "bench", stories: bench::stories },
     File { name: "busy", stories: busy::stories },
     File { name: "cold_start", stories: cold_start::stories },
@@ -51,6 +53,8 @@ pub(crate) const PATIENT: &[&str] = &[
     "daemon_faults::paused_on_storage",
     "daemon_faults::paused_on_network",
     "postgres::without_sidepath_it_stands_still",
+    "backup::databases_come_back",
+    "backup::all_is_cut_and_killed",
     "media::nbd_with_errors",
     "media::two_volumes_and_a_replicator",
     "corosync::without_sidepath_it_splits",
@@ -63,6 +67,7 @@ pub(crate) const PATIENT: &[&str] = &[
     "sessions::programs_through_forward",
     "mistakes::one_identity_on_two_hosts",
     "sessions::the_peer_dies",
+    "backup::the_wires_carry_next_to_nothing",
     "mistakes::send_and_receive_swapped",
     "mistakes::a_live_volume_is_not_formatted",
 ];

@@ -8,8 +8,9 @@ use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::database::{self, Server};
 use crate::process::wait_child;
-use crate::{Lab, Needs, Node, Plan, Story, run, wait_for};
+use crate::{Lab, Needs, Node, Plan, Story, wait_for};
 
 pub(crate) fn stories() -> Vec<Story> {
     let story = |name, tell| Story {
@@ -79,25 +80,11 @@ struct Pair<'lab> {
     standby: Server<'lab>,
 }
 
-struct Server<'lab> {
-    node: &'lab Node,
-    programs: PathBuf,
-    data: PathBuf,
-    port: u16,
-}
-
 impl<'lab> Pair<'lab> {
     fn start(lab: &'lab Lab, address: fn(&Node) -> String) -> Self {
-        let programs = programs();
-        let home = lab.dir.join("postgres");
-        fs::create_dir(&home).expect("a folder");
-        crate::sh(&format!("chown postgres: {}", home.display()));
-        let server = |id: usize, port| Server {
-            node: lab.node(id),
-            programs: programs.clone(),
-            data: home.join(lab.node(id).name),
-            port,
-        };
+        let home = database::home(lab);
+        let server =
+            |id: usize, port| Server::new(lab.node(id), home.join(lab.node(id).name), port);
         let pair = Self { primary: server(1, 5441), standby: server(2, 5442) };
         let (primary, standby) = (&pair.primary, &pair.standby);
 
@@ -202,53 +189,6 @@ impl Drop for Pair<'_> {
     }
 }
 
-impl Server<'_> {
-    fn pg(&self, program: &str, arguments: &str) -> String {
-        let program = self.programs.join(program);
-        let line = format!("cd / && runuser -u postgres -- {} {arguments}", program.display());
-        self.node.sh(&line)
-    }
-
-    fn local(&self) -> String {
-        format!("-h {} -p {}", self.sockets(), self.port)
-    }
-
-    fn sockets(&self) -> String {
-        self.data.parent().expect("a home").display().to_string()
-    }
-
-    fn sql(&self, query: &str) -> String {
-        let text = self.pg("psql", &format!("{} -XAt -d postgres -c \"{query}\"", self.local()));
-        text.trim().to_owned()
-    }
-
-    fn add(&self, file: &str, lines: &str) {
-        let path = self.data.join(file);
-        let old = fs::read_to_string(&path).unwrap_or_default();
-        fs::write(&path, old + "\n" + lines).expect("a file of the database");
-    }
-
-    fn up(&self) {
-        let (data, log) = (self.data.display(), self.data.with_extension("log"));
-        self.pg(
-            "pg_ctl",
-            &format!(
-                "-D {data} -l {} -w -o '-p {} -k {}' start",
-                log.display(),
-                self.port,
-                self.sockets()
-            ),
-        );
-    }
-
-    fn down(&self) {
-        let mut command = self.node.command("runuser");
-        command.args(["-u", "postgres", "--"]).arg(self.programs.join("pg_ctl"));
-        command.args(["-m", "immediate", "stop", "-D"]).arg(&self.data).current_dir("/");
-        let _ = run(&mut command, Duration::from_secs(10));
-    }
-}
-
 struct Bench {
     child: Child,
     log: PathBuf,
@@ -301,17 +241,4 @@ impl std::fmt::Display for Outcome {
             self.transactions
         )
     }
-}
-
-/// Where this distribution keeps the server's programs, the newest version first.
-fn programs() -> PathBuf {
-    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path().join("bin"))
-        .filter(|folder| folder.join("initdb").is_file())
-        .collect();
-    found.sort();
-    found.pop().unwrap_or_else(|| panic!("no PostgreSQL server under /usr/lib/postgresql"))
 }

@@ -2,7 +2,7 @@
 //! unmodified programs talk through `forward`, and nobody on the way reads a word.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::flow::{Flow, MARKER};
 use crate::fuse::Array;
 use crate::intruder::{Ear, find};
 use crate::node::binary;
-use crate::process::wait_child;
+use crate::process::{Running, wait_child};
 use crate::rng::Rng;
 use crate::talkers::Talkers;
 use crate::{Lab, Medium, Needs, Node, Plan, Story, sys, wait_for};
@@ -79,23 +79,13 @@ fn black_hole_under_a_stream() {
     is_clean(&lab);
 }
 
-/// Bytes that left the wire of both machines.
-fn on_the_wire(lab: &Lab) -> u64 {
-    let of = |node: &Node| {
-        let shown = node.sh("ip -s -j link show eth0");
-        let json: serde_json::Value = serde_json::from_str(&shown).expect("JSON of ip");
-        json[0]["stats64"]["tx"]["bytes"].as_u64().expect("a counter")
-    };
-    lab.nodes.iter().map(of).sum()
-}
-
 fn bulk_leaves_the_network_alone() {
     let lab = Lab::running(Plan::default());
-    let before = on_the_wire(&lab);
+    let before = lab.wire_bytes();
     let flow = Flow::start(lab.node(1), lab.node(2), "storage-first", total(), 0);
     flow.await_bytes(total(), LIMIT);
     let ended = flow.finish(LIMIT);
-    let wire = on_the_wire(&lab) - before;
+    let wire = lab.wire_bytes() - before;
     let share = wire as f64 / total() as f64 * 100.0;
     println!("  {} MiB, {wire} bytes on the wire: {share:.2} %", total() / MIB);
     assert_eq!(ended.network_bytes, 0);
@@ -179,24 +169,6 @@ fn is_clean(lab: &Lab) {
                 .iter()
                 .all(|name| sessions[*name] == 0)
         });
-    }
-}
-
-/// A program that is killed with its story.
-struct Running(Child);
-
-impl Running {
-    fn start(command: &mut Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.spawn();
-        Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}")))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
