@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   entries ── choose ── wanted ──> blocks asked for, in that order ──> Source ──> put_all, feed
+//!                                              small files, by turns: hand.rs <──────┘
 //! ```
 //!
 //! Awkward cases:
@@ -14,6 +15,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     io::Write,
     process::Child,
+    sync::Arc,
 };
 
 use tokio::sync::mpsc::Receiver;
@@ -26,6 +28,10 @@ use super::{
     store::Stored,
     tree::{Place, TreeError},
 };
+
+mod hand;
+
+use hand::{Became, Hand, Small};
 
 /// Opened blocks that are remembered, at most a MiB each.
 const REMEMBERED: usize = 32;
@@ -98,11 +104,13 @@ pub(super) fn choose(entries: &mut Vec<Stored>, only: &[Name]) {
     }
 }
 
+type Opened = Result<Arc<Vec<u8>>, String>;
+
 /// Opened blocks, as the placing thread needs them.
 pub(super) struct Source {
     blocks: Receiver<Got>,
     /// What is in them, or why that is not known.
-    shelf: Shelf<Result<Vec<u8>, String>>,
+    shelf: Shelf<Opened>,
 }
 
 /// No more blocks come: the pair ended early.
@@ -113,96 +121,178 @@ impl Source {
         Self { blocks, shelf: Shelf::default() }
     }
 
-    /// The bytes of a piece.
-    fn bytes(&mut self, piece: &Piece) -> Result<Result<&[u8], String>, NoMore> {
-        while self.shelf.get(piece.block).is_none() {
+    /// A block, opened, or why there is none.
+    fn block(&mut self, wanted: u32) -> Result<Opened, NoMore> {
+        loop {
+            if let Some(opened) = self.shelf.get(wanted) {
+                return Ok(opened.clone());
+            }
             let (index, block) = self.blocks.blocking_recv().ok_or(NoMore)?;
             let opened = block.and_then(|b| b.open().map_err(|e| format!("block {index}: {e}")));
-            self.shelf.put(index, opened);
+            self.shelf.put(index, opened.map(Arc::new));
         }
-        let bytes = match self.shelf.get(piece.block) {
-            Some(Err(why)) => return Ok(Err(why.clone())),
-            Some(Ok(bytes)) => &bytes[..],
-            None => &[],
-        };
-        let from = piece.within as usize;
-        let bytes = bytes.get(from..from + piece.length as usize);
-        Ok(bytes.ok_or_else(|| format!("block {} is shorter than it should be", piece.block)))
     }
 }
 
-/// The placing thread.
+/// The bytes of a piece in its block.
+fn part<'a>(block: &'a [u8], piece: &Piece) -> Result<&'a [u8], String> {
+    let from = piece.within as usize;
+    let bytes = block.get(from..from + piece.length as usize);
+    bytes.ok_or_else(|| format!("block {} is shorter than it should be", piece.block))
+}
+
+/// Whether there is no room, for this and for all that follows, and what to say.
+type Why = (bool, String);
+
+fn words(error: TreeError) -> Why {
+    (error.is_full(), error.to_string())
+}
+
+/// The placing thread, which has another to help it.
 pub(super) fn put_all(
-    mut place: Place,
-    mut placed: Placed,
+    place: Place,
+    placed: Placed,
     entries: &[Stored],
     keep: &[bool],
-    mut source: Source,
+    source: Source,
 ) -> Result<Placed, PairError> {
-    let early = || PairError::here("the store's blocks ended early");
-    // What has one of their names may be of another version.
-    let mut without: HashSet<&Name> = HashSet::new();
-    for (stored, keep) in entries.iter().zip(keep) {
-        let done = if *keep {
-            place.keep(&stored.entry).map_err(|e| (e.is_full(), e.to_string()))
-        } else if let Kind::HardLink(first) = &stored.entry.kind
-            && without.contains(first)
-        {
-            let name = &stored.entry.name;
-            Err((false, format!("{name} is not restored: it is another name of {first}")))
-        } else if matches!(stored.entry.kind, Kind::File { .. }) {
-            match put_file(&mut place, stored, &mut source) {
-                Err(NoMore) => return Err(early()),
-                Ok(done) => done,
+    std::thread::scope(|scope| {
+        let hand = Hand::start(scope, &place);
+        Laying { place, placed, entries, without: HashSet::new(), source, hand }.all(keep)
+    })
+}
+
+struct Laying<'scope, 'a> {
+    place: Place,
+    placed: Placed,
+    entries: &'a [Stored],
+    /// What is missing: what has one of its names may be of another version.
+    without: HashSet<&'a Name>,
+    source: Source,
+    hand: Option<Hand<'scope, 'a>>,
+}
+
+impl<'scope, 'a: 'scope> Laying<'scope, 'a> {
+    fn all(mut self, keep: &[bool]) -> Result<Placed, PairError> {
+        for ((at, stored), keep) in self.entries.iter().enumerate().zip(keep) {
+            let is_link = matches!(stored.entry.kind, Kind::HardLink(_));
+            self.collect(is_link)?;
+            let done = if *keep {
+                self.place.keep(&stored.entry).map_err(words)
+            } else {
+                match &stored.entry.kind {
+                    Kind::HardLink(first) if self.without.contains(first) => {
+                        let name = &stored.entry.name;
+                        Err((
+                            false,
+                            format!("{name} is not restored: it is another name of {first}"),
+                        ))
+                    }
+                    Kind::File { .. } => match self.file(at, stored) {
+                        Err(NoMore) => {
+                            return Err(PairError::here("the store's blocks ended early"));
+                        }
+                        Ok(Some(done)) => done,
+                        Ok(None) => continue,
+                    },
+                    _ => self.place.put(&stored.entry).map_err(words),
+                }
+            };
+            self.note(at, done)?;
+        }
+        self.collect(true)?;
+        if let Some(other) = self.hand.and_then(Hand::end) {
+            self.place.absorb(other);
+        }
+        match self.place.end() {
+            Ok(troubles) => {
+                self.placed.problems.extend(troubles);
+                Ok(self.placed)
             }
-        } else {
-            place.put(&stored.entry).map_err(|e| (e.is_full(), e.to_string()))
-        };
-        match done {
-            Ok(()) => {
-                placed.entries += 1;
-                if let Kind::File { size, .. } = stored.entry.kind {
-                    placed.bytes += size;
+            Err((error, _)) => Err(error.into()),
+        }
+    }
+
+    /// A file; what became of it, unless the other thread has it.
+    fn file(&mut self, at: usize, stored: &'a Stored) -> Result<Option<Result<(), Why>>, NoMore> {
+        if let (Some(hand), [] | [_]) = (&mut self.hand, &stored.pieces[..]) {
+            let bytes = match stored.pieces.first() {
+                None => Some(None),
+                Some(piece) => match self.source.block(piece.block)? {
+                    Ok(block) if part(&block, piece).is_ok() => Some(Some((*piece, block))),
+                    _ => None,
+                },
+            };
+            if let Some(bytes) = bytes
+                && hand.give(Small { at, stored, bytes }).is_ok()
+            {
+                return Ok(None);
+            }
+        }
+        put_file(&mut self.place, stored, |block| self.source.block(block)).map(Some)
+    }
+
+    /// Takes note of what the other thread did; of all it was given, if all is to be waited for.
+    fn collect(&mut self, all: bool) -> Result<(), PairError> {
+        while let Some(became) = self.hand.as_mut().and_then(|hand| hand.next(all)) {
+            match became {
+                Became::Done(at, done) => self.note(at, done)?,
+                Became::Back(Small { at, stored, bytes }) => {
+                    let block = |_| match &bytes {
+                        Some((_, block)) => Ok(Ok(block.clone())),
+                        None => Err(NoMore),
+                    };
+                    if let Ok(done) = put_file(&mut self.place, stored, block) {
+                        self.note(at, done)?;
+                    }
                 }
             }
-            Err((true, why)) => {
+        }
+        Ok(())
+    }
+
+    /// What became of an entry.
+    fn note(&mut self, at: usize, done: Result<(), Why>) -> Result<(), PairError> {
+        let Stored { entry, .. } = &self.entries[at];
+        match done {
+            Ok(()) => {
+                self.placed.entries += 1;
+                if let Kind::File { size, .. } = entry.kind {
+                    self.placed.bytes += size;
+                }
+            }
+            Err((true, message)) => {
                 return Err(PairError::Here {
-                    message: why,
+                    message,
                     hint: Some("make room, then start the restore again: it goes on".into()),
                     input: false,
                 });
             }
             Err((false, why)) => {
-                placed.missing += 1;
-                if !matches!(stored.entry.kind, Kind::Folder | Kind::HardLink(_)) {
-                    without.insert(&stored.entry.name);
+                self.placed.missing += 1;
+                if !matches!(entry.kind, Kind::Folder | Kind::HardLink(_)) {
+                    self.without.insert(&entry.name);
                 }
-                if placed.problems.len() < PROBLEMS_MAX {
-                    placed.problems.push(why);
+                if self.placed.problems.len() < PROBLEMS_MAX {
+                    self.placed.problems.push(why);
                 }
             }
         }
-    }
-    match place.end() {
-        Ok(troubles) => {
-            placed.problems.extend(troubles);
-            Ok(placed)
-        }
-        Err((error, _)) => Err(error.into()),
+        Ok(())
     }
 }
 
-/// A file; when it cannot be put there (and whether nothing can), its blocks are taken all the same.
+/// A file; when it cannot be put there, its blocks are taken all the same.
 fn put_file(
     place: &mut Place,
     stored: &Stored,
-    source: &mut Source,
-) -> Result<Result<(), (bool, String)>, NoMore> {
-    let words = |e: TreeError| (e.is_full(), e.to_string());
+    mut block: impl FnMut(u32) -> Result<Opened, NoMore>,
+) -> Result<Result<(), Why>, NoMore> {
     let Stored { entry, pieces } = stored;
     let mut file = place.begin(entry, pieces.len() <= 1).map_err(words);
     for piece in pieces {
-        let bytes = source.bytes(piece)?;
+        let block = block(piece.block)?;
+        let bytes = block.as_ref().map_err(Clone::clone).and_then(|block| part(block, piece));
         let wrote = match (&mut file, bytes) {
             (Err(_), _) => continue,
             (Ok(_), Err(why)) => Err((false, format!("{} is not restored: {why}", entry.name))),
@@ -232,14 +322,12 @@ pub(super) fn feed(
     let mut fed = Ok(());
     if let Some(mut input) = child.stdin.take() {
         for piece in pieces {
-            let bytes = match source.bytes(piece) {
-                Ok(Ok(bytes)) => bytes,
-                Ok(Err(why)) => {
+            let block = source.block(piece.block);
+            let block = block.unwrap_or_else(|NoMore| Err("the store's blocks ended early".into()));
+            let bytes = match block.as_ref().map_err(Clone::clone).and_then(|b| part(b, piece)) {
+                Ok(bytes) => bytes,
+                Err(why) => {
                     fed = Err(why);
-                    break;
-                }
-                Err(NoMore) => {
-                    fed = Err("the store's blocks ended early".into());
                     break;
                 }
             };

@@ -25,27 +25,37 @@ pub(crate) struct FilePlace {
     until: u64,
 }
 
+const NEW: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
 impl Place {
-    /// Begins a file. One that is written at once, where nothing is yet, has its name from the
-    /// beginning: its time, which comes last, says that it is whole.
+    /// Begins a file. One that is not written at once, or replaces something, gets its name at the
+    /// end.
     pub(crate) fn begin(&mut self, entry: &Entry, at_once: bool) -> Result<FilePlace, TreeError> {
+        if at_once && let Some(file) = self.begin_new(entry)? {
+            return Ok(file);
+        }
         let (folder, called) = self.parent(&entry.name)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let flags = flags | OFlags::NOFOLLOW;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let direct = if at_once { openat(folder, &called, flags, mode).ok() } else { None };
-        let named = direct.is_some();
-        let fd = match direct {
-            Some(fd) => fd,
-            None if Self::is_folder(folder, &called) => {
-                return Err(TreeError::InTheWay(entry.name.clone()));
-            }
-            None => {
-                Self::clear(folder, PARTIAL, &entry.name)?;
-                openat(folder, PARTIAL, flags, mode).map_err(Self::fault("write", &entry.name))?
-            }
-        };
-        Ok(FilePlace { entry: entry.clone(), fd, named, came: Digest::default(), until: 0 })
+        if Self::is_folder(folder, &called) {
+            return Err(TreeError::InTheWay(entry.name.clone()));
+        }
+        Self::clear(folder, PARTIAL, &entry.name)?;
+        let fd = openat(folder, PARTIAL, NEW, MODE);
+        let fd = fd.map_err(Self::fault("write", &entry.name))?;
+        Ok(FilePlace::new(entry, fd, false))
+    }
+
+    /// Begins a file that is written at once, where nothing is yet: it has its name from the
+    /// beginning, and its time, which comes last, says that it is whole. None when something is
+    /// there.
+    pub(crate) fn begin_new(&mut self, entry: &Entry) -> Result<Option<FilePlace>, TreeError> {
+        let (folder, called) = self.parent(&entry.name)?;
+        let fd = openat(folder, &called, NEW, MODE).ok();
+        Ok(fd.map(|fd| FilePlace::new(entry, fd, true)))
     }
 
     /// The file is whole: compared with its digest, then given its attributes and its name.
@@ -86,6 +96,10 @@ impl Place {
 }
 
 impl FilePlace {
+    fn new(entry: &Entry, fd: OwnedFd, named: bool) -> Self {
+        Self { entry: entry.clone(), fd, named, came: Digest::default(), until: 0 }
+    }
+
     /// Bytes at an offset, in ascending order; what is left out is a hole.
     pub(crate) fn write(&mut self, offset: u64, mut bytes: &[u8]) -> Result<(), TreeError> {
         let Kind::File { size, .. } = self.entry.kind else { return Ok(()) };

@@ -119,18 +119,36 @@ impl Place {
         if !mark.ours {
             mark::write(&root, version, existing).map_err(bad("write to"))?;
         }
-        Ok(Self {
-            path: path.to_owned(),
+        let owners = owners && rustix::process::geteuid().is_root();
+        Ok(Self::of(path.to_owned(), root, owners, mark.trusted))
+    }
+
+    fn of(path: PathBuf, root: OwnedFd, owners: bool, trusted: bool) -> Self {
+        Self {
+            path,
             root,
-            owners: owners && rustix::process::geteuid().is_root(),
-            trusted: mark.trusted,
+            owners,
+            trusted,
             chain: Vec::new(),
             deep: None,
             folders: Vec::new(),
             specials: HashSet::new(),
             troubles: BTreeMap::new(),
             scratch: Vec::new(),
-        })
+        }
+    }
+
+    /// For another thread, which puts files of the same restore there.
+    pub(crate) fn another(&self) -> io::Result<Self> {
+        let root = self.root.try_clone()?;
+        Ok(Self::of(self.path.clone(), root, self.owners, self.trusted))
+    }
+
+    /// That other thread is done: what it could not set is told with the rest.
+    pub(crate) fn absorb(&mut self, other: Self) {
+        for (what, (times, name)) in other.troubles {
+            self.troubles.entry(what).or_insert((0, name)).0 += times;
+        }
     }
 
     pub(super) fn fault(what: &'static str, name: &Name) -> impl FnOnce(Errno) -> TreeError {
