@@ -303,8 +303,8 @@ fn flipped_bits_are_found_before_anything_is_placed() {
 fn small_files_have_another_hand() {
     let raw: Vec<Vec<u8>> = (0..200_u8).map(|n| vec![n; usize::from(n)]).collect();
     let mut entries = vec![folder("")];
-    for (n, bytes) in raw.iter().enumerate() {
-        let pieces = if bytes.is_empty() { vec![] } else { vec![piece(n as u32, 0, 0, n as u32)] };
+    for (n, bytes) in (0..).zip(&raw) {
+        let pieces = if bytes.is_empty() { vec![] } else { vec![piece(n, 0, 0, n)] };
         entries.push(file(&format!("f{n:03}"), &raw, &pieces));
         entries.push(link(&format!("f{n:03} too"), &format!("f{n:03}")));
     }
