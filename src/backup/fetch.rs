@@ -29,7 +29,7 @@ use super::{
     pair::{Carried, Line, PairError, beside, path_of, word},
     send::{News, SoFar, Watch},
     store::{Catalogue, Stored},
-    talk::{self, Say, Tell, Version, kind},
+    talk::{self, Frame, Say, Tell, Version, kind},
     tree::{Existing, Place},
     tries::Tries,
 };
@@ -250,15 +250,14 @@ async fn receive(
     let mut so_far = SoFar { bytes: kept_bytes, ..SoFar::default() };
     for (n, index) in wanted.iter().enumerate() {
         let turn = n % streams.len();
-        let (of, mut bytes) = match talk::get(&mut streams[turn]).await? {
-            Some((of @ (kind::BLOCK | kind::MISSING), bytes)) => (of, bytes),
+        let Frame { kind: of, number, mut bytes } = match talk::get(&mut streams[turn]).await? {
+            Some(frame) if kind::has_number(frame.kind) => frame,
             Some(_) => return Err(PairError::Nonsense("a frame that belongs nowhere".into())),
             None => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
         };
-        if bytes.first_chunk().map(|n| u32::from_le_bytes(*n)) != Some(*index) {
+        if number != *index {
             return Err(PairError::Nonsense("a block out of turn".into()));
         }
-        bytes.drain(..4);
         let block = if of == kind::MISSING {
             bytes.truncate(REASON_MAX);
             Err(String::from_utf8_lossy(&bytes).escape_debug().to_string())

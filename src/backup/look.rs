@@ -6,7 +6,7 @@ use super::{
     client::Client,
     pair::{Line, PairError, word},
     store::Catalogue,
-    talk::{self, Say, Tell, Version, Want, kind},
+    talk::{self, Frame, Say, Tell, Version, Want, kind},
 };
 use crate::sessions::Endpoint;
 
@@ -85,13 +85,15 @@ pub(super) async fn receive(
     let mut bytes = Vec::new();
     loop {
         match talk::get(&mut client.streams[0]).await? {
-            Some((kind::CATALOGUE, some)) if bytes.len() + some.len() <= CATALOGUE_MAX => {
+            Some(Frame { kind: kind::CATALOGUE, bytes: some, .. })
+                if bytes.len() + some.len() <= CATALOGUE_MAX =>
+            {
                 bytes.extend_from_slice(&some);
             }
-            Some((kind::CATALOGUE, _)) => {
+            Some(Frame { kind: kind::CATALOGUE, .. }) => {
                 return Err(PairError::Nonsense("a catalogue without end".into()));
             }
-            Some((kind::END, _)) => break,
+            Some(Frame { kind: kind::END, .. }) => break,
             Some(_) => return Err(PairError::Nonsense("a frame that belongs nowhere".into())),
             None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         }

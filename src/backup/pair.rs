@@ -9,7 +9,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::{
     serve::UNPACKED_MAX,
-    talk::{self, Complaint, Say, kind},
+    talk::{self, Complaint, Frame, Say, kind},
     tree::TreeError,
 };
 use crate::sessions::{DataSocket, Ending, Endpoint, Preference, Refusal, SessionError, Stream};
@@ -275,10 +275,10 @@ pub(crate) async fn receive_all<T: serde::de::DeserializeOwned>(
     let mut all = Vec::new();
     loop {
         match talk::get(from).await? {
-            Some((kind::ENTRIES, bytes)) => {
+            Some(Frame { kind: kind::ENTRIES, bytes, .. }) => {
                 all.extend(talk::unpack::<Vec<T>>(&bytes, UNPACKED_MAX)?);
             }
-            Some((kind::END, _)) => return Ok(all),
+            Some(Frame { kind: kind::END, .. }) => return Ok(all),
             Some(_) => return Err(PairError::Nonsense("a frame that belongs nowhere".into())),
             None => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
         }

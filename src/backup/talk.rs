@@ -16,6 +16,7 @@
 
 use std::io;
 
+use bytes::BufMut;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -45,6 +46,21 @@ pub(crate) mod kind {
     pub(crate) const CATALOGUE: u8 = 5;
     /// Restore: a number (u32, little-endian) of a block that cannot be had, and why, in words.
     pub(crate) const MISSING: u8 = 6;
+
+    /// Whether frames of that kind begin with a number.
+    pub(crate) const fn has_number(kind: u8) -> bool {
+        matches!(kind, BLOCK | MISSING)
+    }
+}
+
+/// A frame as it came.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    /// Of a block; 0 where frames of this kind have none.
+    pub(crate) number: u32,
+    /// What follows.
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// What a client wants.
@@ -219,20 +235,30 @@ pub(crate) async fn put(
 }
 
 /// Reads a frame; nothing at the end of the stream.
-pub(crate) async fn get(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(u8, Vec<u8>)>> {
-    let mut head = [0; 5];
-    if from.read(&mut head[..1]).await? == 0 {
+pub(crate) async fn get(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame>> {
+    let mut kind = [0; 1];
+    if from.read(&mut kind).await? == 0 {
         return Ok(None);
     }
-    from.read_exact(&mut head[1..]).await?;
-    let length = head[1..].first_chunk().map_or(0, |l| u32::from_le_bytes(*l));
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let [kind] = kind;
+    let mut length = usize::try_from(from.read_u32_le().await?).unwrap_or(usize::MAX);
     if length > FRAME_MAX {
         return Err(invalid("a frame without end"));
     }
-    let mut bytes = vec![0; length];
-    from.read_exact(&mut bytes).await?;
-    Ok(Some((head[0], bytes)))
+    let mut number = 0;
+    if kind::has_number(kind) {
+        length = length.checked_sub(4).ok_or_else(|| invalid("a frame that is too short"))?;
+        number = from.read_u32_le().await?;
+    }
+    // Not cleared first: it is as long as most of what is sent.
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let left = length - bytes.len();
+        if from.read_buf(&mut (&mut bytes).limit(left)).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(Some(Frame { kind, number, bytes }))
 }
 
 /// Compressed postcard: how entries are sent and stored.

@@ -317,7 +317,11 @@ fn small_files_have_another_hand() {
     let placed = lay(dir.path(), &entries, blocks).unwrap();
     assert_eq!(placed.missing, 2, "{:?}", placed.problems);
     let said = placed.problems.join("\n");
-    assert!(said.contains("f100 is not restored: a folder") && said.contains("f100 too is not restored"), "{said}");
+    assert!(
+        said.contains("f100 is not restored: a folder")
+            && said.contains("f100 too is not restored"),
+        "{said}"
+    );
     assert_eq!((placed.entries, placed.bytes), (399, (0..200).sum::<u64>() - 100));
     for (n, bytes) in raw.iter().enumerate().filter(|(n, _)| *n != 100) {
         let path = dir.path().join(format!("f{n:03} too"));

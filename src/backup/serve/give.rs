@@ -7,7 +7,7 @@ use tokio::{io::AsyncWriteExt, sync::mpsc::channel};
 use super::{
     Block, Ends, Store, StoreError, UNPACKED_MAX, WORK_QUEUE, Wrong, apart, ended, farewell,
     nonsense,
-    talk::{self, Say, Tell, kind},
+    talk::{self, Frame, Say, Tell, kind},
 };
 
 /// Bytes of a catalogue in a frame.
@@ -47,13 +47,13 @@ pub(super) async fn restore(
     let mut wanted = Vec::new();
     loop {
         match talk::get(&mut ends.streams[0]).await? {
-            Some((kind::WANTED, bytes)) => {
+            Some(Frame { kind: kind::WANTED, bytes, .. }) => {
                 wanted.extend(talk::unpack::<Vec<(u32, u32)>>(&bytes, UNPACKED_MAX)?);
                 if wanted.len() > RUNS_MAX {
                     return Err(nonsense("more is wanted than there can be"));
                 }
             }
-            Some((kind::END, _)) => break,
+            Some(Frame { kind: kind::END, .. }) => break,
             Some(_) => return Err(nonsense("a frame that belongs nowhere")),
             None => return Err(ended()),
         }

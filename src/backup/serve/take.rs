@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::{
     Block, Ends, Store, StoreError, TELL_EVERY, UNPACKED_MAX, WORK_QUEUE, Wrong, apart, ended,
     farewell, nonsense, send_all,
-    talk::{self, About, Batch, Say, Tell, kind},
+    talk::{self, About, Batch, Frame, Say, Tell, kind},
 };
 use crate::{
     backup::store::Writer,
@@ -114,16 +114,17 @@ async fn feed(
             }
         };
         match frame {
-            Some((kind::BLOCK, bytes)) if !rest => {
-                let number = bytes.first_chunk().map(|n| u32::from_le_bytes(*n));
-                if number != Some(next) {
+            Some(Frame { kind: kind::BLOCK, number, bytes }) if !rest => {
+                if number != next {
                     return Err(nonsense("a block out of turn"));
                 }
                 give(Work::Block(bytes)).await?;
                 next = next.checked_add(1).ok_or_else(|| nonsense("too many blocks"))?;
             }
-            Some((kind::ENTRIES, bytes)) if turn == 0 => give(Work::Batch(bytes)).await?,
-            Some((kind::END, _)) if turn == 0 => break,
+            Some(Frame { kind: kind::ENTRIES, bytes, .. }) if turn == 0 => {
+                give(Work::Batch(bytes)).await?;
+            }
+            Some(Frame { kind: kind::END, .. }) if turn == 0 => break,
             // There are no more blocks; what is left comes over the first stream.
             None if turn != 0 => rest = true,
             None => return Err(ended()),
@@ -152,8 +153,7 @@ fn write(mut writer: Writer, mut work: Receiver<Work>, news: &Sender<News>) {
                 }
                 return;
             }
-            Some(Work::Block(mut bytes)) => {
-                bytes.drain(..4);
+            Some(Work::Block(bytes)) => {
                 Block::parse(bytes).map_err(|e| bad(e.to_string())).and_then(|b| writer.block(&b))
             }
             Some(Work::Batch(bytes)) => talk::unpack::<Batch>(&bytes, UNPACKED_MAX)

@@ -44,7 +44,7 @@ pub(crate) fn stories() -> Vec<Story> {
 const ALL: &[usize] = &[1, 2, 3];
 
 fn dark_for() -> Duration {
-    Duration::from_secs(if crate::long() { 60 } else { 15 })
+    Duration::from_secs(if crate::long() { 60 } else { 10 })
 }
 
 fn without_sidepath_it_splits() {

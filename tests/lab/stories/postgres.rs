@@ -27,7 +27,7 @@ pub(crate) fn stories() -> Vec<Story> {
 }
 
 fn dark_for() -> Duration {
-    Duration::from_secs(if crate::long() { 30 } else { 12 })
+    Duration::from_secs(if crate::long() { 30 } else { 8 })
 }
 
 fn over_sidepath_nobody_waits() {

@@ -42,7 +42,7 @@ struct Windows {
 }
 
 fn cuts(kind: &str, cut: fn(&Lab), heal: fn(&Lab), moved: &[(usize, usize)]) {
-    let count = if crate::long() { 20 } else { 4 };
+    let count = if crate::long() { 20 } else { 3 };
     let lab = Lab::running(Plan::default());
     let realtime = lab.node(1).status().realtime();
     let mut meter = Meter::start(&lab, 1, 2, 1000);
