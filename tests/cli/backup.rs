@@ -320,13 +320,12 @@ fn policies_say_what_a_missing_path_means() {
     assert!(number(&backup("fail", &[]), "network_bytes") < 64 << 10);
 
     // A volume that stands still for a while: both sides see it, and go on.
-    let drill = rig.spawn("alpha", &["drill", "beta", "--cut", "storage", "--for", "6s"]);
+    let mut drill = rig.spawn("alpha", &["drill", "beta", "--cut", "storage", "--for", "15s"]);
     rig.pair.wait_for("the cut", |peer| peer["storage"]["state"] == "down");
-    let cut = Instant::now();
     let words = ["backup", "file", "beta:f", "--no-resume", "--policy"];
     let failed = [&words[..], &["fail"]].concat();
     rig.fails(1, &failed, &["--policy fail takes no other path", "sidepath status"]);
-    assert!(cut.elapsed() < Duration::from_secs(5), "fails at once: {:?}", cut.elapsed());
+    assert!(drill.0.try_wait().unwrap().is_none(), "it fails before storage is back");
     let preferred = backup("preferred", &["--wait", "100ms"]);
     assert!(number(&preferred, "network_bytes") > 2 << 20, "{preferred}");
     let always = backup("always", &[]);
