@@ -315,6 +315,25 @@ fn a_drill_heals_itself_and_is_refused_without_a_net() {
     assert!(pair.sides[0].events.iter().any(refused));
 }
 
+/// Prevents: a path that stays down because the drill hid that what hung has returned.
+#[test]
+fn what_returns_during_a_drill_hangs_no_more() {
+    let mut pair = Pair::settled();
+    let peer = NodeId::new(2).unwrap();
+    let length = Duration::from_millis(500);
+    let hangs = |reading| VolumeFact::Hangs { reading, detail: String::new() };
+    for reading in [true, false] {
+        pair.volume(0, hangs(reading));
+        pair.run(10);
+        assert_eq!(pair.sides[0].peer(pair.now).storage.state, Verdict::Down);
+        pair.command(0, Command::Drill { peer, cut: Cut::Storage, length, force: false });
+        pair.run(10);
+        pair.volume(0, VolumeFact::Returned { reading });
+        pair.run(5000);
+        assert_eq!(pair.sides[0].peer(pair.now).storage.state, Verdict::Up, "{reading}");
+    }
+}
+
 #[test]
 fn storage_trouble_does_not_touch_a_good_network() {
     let mut pair = Pair::settled();

@@ -201,8 +201,11 @@ impl<'scope, 'a: 'scope> Laying<'scope, 'a> {
             self.note(at, done)?;
         }
         self.collect(true)?;
-        if let Some(other) = self.hand.and_then(Hand::end) {
-            self.place.absorb(other);
+        match self.hand.map(Hand::end) {
+            Some(Some(other)) => self.place.absorb(other),
+            // What it had in its hands is not there; the mark stays, and a later try finds out.
+            Some(None) => return Err(PairError::here("the second placing thread ended early")),
+            None => {}
         }
         match self.place.end() {
             Ok(troubles) => {

@@ -378,7 +378,8 @@ impl Shared {
         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
-    /// Hands facts to the sink, after what we ourselves make of them. No lock is held.
+    /// Hands facts to the sink, after what we ourselves make of them. No lock is held that a method
+    /// of the handle takes.
     pub(crate) fn report(&self, facts: &mut Vec<Fact>) {
         for fact in facts.drain(..) {
             match &fact {

@@ -277,8 +277,13 @@ impl Peer {
         self.touch();
         if self.is_cut(Path::Storage) {
             // As if the volume were gone: neither our beats nor our reads count for this peer.
-            if let VolumeFact::Drained { .. } = fact {
-                self.outbox_empty = true;
+            match fact {
+                VolumeFact::Drained { .. } => self.outbox_empty = true,
+                // What hangs is counted: who hears of one must hear of both.
+                VolumeFact::Hangs { .. } | VolumeFact::Returned { .. } => {
+                    self.storage.fact(now, fact, sends, receives);
+                }
+                _ => {}
             }
             return;
         }

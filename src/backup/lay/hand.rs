@@ -35,7 +35,7 @@ pub(super) struct Small<'a> {
 /// What became of one.
 pub(super) enum Became<'a> {
     Done(usize, Result<(), Why>),
-    /// Something is there already.
+    /// Something is there already, or it cannot be made: the first thread finds out.
     Back(Small<'a>),
 }
 
@@ -80,7 +80,7 @@ impl<'scope, 'a: 'scope> Hand<'scope, 'a> {
         next
     }
 
-    /// What it could not set, for those of the first.
+    /// Its place, with what it could not set; none if it came to a bad end.
     pub(super) fn end(self) -> Option<Place> {
         let Self { give, thread, .. } = self;
         drop(give);

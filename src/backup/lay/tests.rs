@@ -127,6 +127,12 @@ fn a_link_without_its_first_name_becomes_the_file() {
     assert_eq!(both[3].entry.kind, Kind::HardLink(name("a/f")));
     assert_eq!(chosen(&["nothing", "a/f/x"]), []);
     assert_eq!(missing(&all, &[name("b/c"), name("x"), name("a/f")]), ["x"]);
+    // What is no file is as well.
+    let mut all =
+        [folder(""), folder("a"), stored("a/s", Kind::Symlink(b"x".into()), &[]), link("b", "a/s")]
+            .to_vec();
+    choose(&mut all, &[name("b")]);
+    assert_eq!((names(&all), &all[0].entry.kind), (vec!["b".into()], &Kind::Symlink(b"x".into())));
     // And it can be placed.
     let dir = TempDir::new().unwrap();
     let placed = lay(dir.path(), &b, vec![Some(sealed(&raw[0]))]).unwrap();
@@ -306,6 +312,15 @@ fn small_files_have_another_hand() {
     for (n, bytes) in (0..).zip(&raw) {
         let pieces = if bytes.is_empty() { vec![] } else { vec![piece(n, 0, 0, n)] };
         entries.push(file(&format!("f{n:03}"), &raw, &pieces));
+    }
+    // In between, some that are written in parts.
+    for n in [40, 120] {
+        let pieces = [piece(n, 0, 0, 7), piece(n, 9, 7, 11)];
+        let at = entries.len() - n as usize;
+        entries.insert(at, file(&format!("parts{n}"), &raw, &pieces));
+    }
+    // All files first: a link waits for those.
+    for n in 0..raw.len() {
         entries.push(link(&format!("f{n:03} too"), &format!("f{n:03}")));
     }
     let dir = TempDir::new().unwrap();
@@ -322,7 +337,7 @@ fn small_files_have_another_hand() {
             && said.contains("f100 too is not restored"),
         "{said}"
     );
-    assert_eq!((placed.entries, placed.bytes), (399, (0..200).sum::<u64>() - 100));
+    assert_eq!((placed.entries, placed.bytes), (401, (0..200).sum::<u64>() - 100 + 2 * 18));
     for (n, bytes) in raw.iter().enumerate().filter(|(n, _)| *n != 100) {
         let path = dir.path().join(format!("f{n:03} too"));
         assert_eq!(&std::fs::read(&path).unwrap(), bytes, "f{n}");

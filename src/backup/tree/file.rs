@@ -51,7 +51,7 @@ impl Place {
 
     /// Begins a file that is written at once, where nothing is yet: it has its name from the
     /// beginning, and its time, which comes last, says that it is whole. None when something is
-    /// there.
+    /// there, or it cannot be made: [`Self::begin`] says why.
     pub(crate) fn begin_new(&mut self, entry: &Entry) -> Result<Option<FilePlace>, TreeError> {
         let (folder, called) = self.parent(&entry.name)?;
         let fd = openat(folder, &called, NEW, MODE).ok();

@@ -360,13 +360,13 @@ impl Place {
             troubles.entry(what).or_insert_with(|| (0, entry.name.clone())).0 += 1;
         };
         let done = if entry.name.is_root() {
-            put(&self.root, c".", None, entry, owners, &mut trouble)
+            Ok(put(&self.root, c".", None, entry, owners, &mut trouble))
         } else {
-            let (folder, called) = self.parent(&entry.name)?;
-            put(folder, &called, open, entry, owners, &mut trouble)
+            self.parent(&entry.name)
+                .map(|(folder, called)| put(folder, &called, open, entry, owners, &mut trouble))
         };
         self.troubles = troubles;
-        done.map_err(Self::fault("set the attributes of", &entry.name))
+        done?.map_err(Self::fault("set the attributes of", &entry.name))
     }
 
     /// Everything is there: folders get their attributes, deepest first, and all of it reaches the

@@ -72,8 +72,8 @@ pub(crate) struct Seen {
     first: Option<Inode>,
 }
 
-/// A file for as long as it lives: device, inode, birth.
-type Inode = (u64, u64, (i64, u32));
+/// A file for as long as it lives: device, inode, birth, and what it is, where births are not known.
+type Inode = (u64, u64, (i64, u32), u32);
 
 impl Seen {
     /// For [`Walk::forget`].
@@ -273,7 +273,7 @@ fn inode(folder: &OwnedFd, component: &CStr, stat: &Stat) -> Inode {
         .ok()
         .filter(|is| is.stx_mask & StatxFlags::BTIME.bits() != 0)
         .map_or((0, 0), |is| (is.stx_btime.tv_sec, is.stx_btime.tv_nsec));
-    (stat.st_dev, stat.st_ino, birth)
+    (stat.st_dev, stat.st_ino, birth, FileType::from_raw_mode(stat.st_mode).as_raw_mode())
 }
 
 /// What a restore keeps for itself; see `place.rs`.
