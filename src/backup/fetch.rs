@@ -6,7 +6,8 @@
 //!
 //! Awkward cases:
 //! * A file is not whole before its digest is right.
-//! * What was restored by an interrupted try is recognised (size, time, mode) and left alone.
+//! * What was restored by an interrupted try is recognised (size, time, mode) and left alone; a large
+//!   file that it had begun is gone on with.
 //! * A command reads a stream's bytes once: an interruption ends it.
 
 use std::{
@@ -24,7 +25,9 @@ use super::{
     block::Block,
     client::{BYE_WITHIN, Client},
     entry::{Kind, Name},
-    lay::{Got, Placed, Source, choose, feed, missing, put_all, runs, wanted},
+    lay::{
+        Got, Placed, Source, There, choose, feed, lacking, missing, put_all, runs, there, wanted,
+    },
     look,
     pair::{Carried, Line, PairError, beside, path_of, word},
     send::{News, SoFar, Watch},
@@ -207,19 +210,23 @@ fn begin(plan: &Plan, catalogue: Catalogue) -> Result<Sink, PairError> {
             choose(&mut entries, &plan.only);
             let mut placed = Placed::default();
             let mut kept_bytes = 0;
-            // Folders are not there yet at the first try, so nothing is found in them.
-            let keep: Vec<bool> = entries.iter().map(|s| place.is_done(&s.entry)).collect();
-            for (stored, keep) in entries.iter().zip(&keep) {
-                if let (Kind::File { size, .. }, true) = (&stored.entry.kind, keep) {
-                    placed.kept += 1;
-                    kept_bytes += size;
+            let there = there(&mut place, &entries);
+            for (Stored { entry, pieces }, there) in entries.iter().zip(&there) {
+                match (&entry.kind, there) {
+                    (Kind::File { size, .. }, There::All) => {
+                        placed.kept += 1;
+                        kept_bytes += size;
+                    }
+                    (_, There::All) => {}
+                    (_, There::Pieces(n)) => {
+                        kept_bytes += pieces[..*n].iter().map(|p| u64::from(p.length)).sum::<u64>();
+                    }
                 }
             }
-            let missing = entries.iter().zip(&keep).filter(|(_, keep)| !**keep);
-            let wanted = wanted(missing.flat_map(|(stored, _)| &stored.pieces));
+            let wanted = wanted(lacking(&entries, &there));
             thread
                 .spawn(move || {
-                    let _ = tell.send(put_all(place, placed, &entries, &keep, source));
+                    let _ = tell.send(put_all(place, placed, &entries, &there, source));
                 })
                 .map_err(system)?;
             Ok(Sink { wanted, kept_bytes, to, done })

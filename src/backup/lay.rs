@@ -53,6 +53,34 @@ pub(crate) struct Placed {
 /// A block of the catalogue's table, or why the store has it not.
 pub(super) type Got = (u32, Result<Block, String>);
 
+/// What of an entry is at the destination already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum There {
+    All,
+    /// So many of its pieces; of most, none.
+    Pieces(usize),
+}
+
+/// What is there; folders are not at the first try, so nothing is found in them.
+pub(super) fn there(place: &mut Place, entries: &[Stored]) -> Vec<There> {
+    let of = |Stored { entry, pieces }: &Stored| match place.is_done(entry) {
+        true => There::All,
+        false => There::Pieces(place.begun(entry, pieces)),
+    };
+    entries.iter().map(of).collect()
+}
+
+/// The pieces that are not there.
+pub(super) fn lacking<'a>(
+    entries: &'a [Stored],
+    there: &'a [There],
+) -> impl Iterator<Item = &'a Piece> {
+    entries.iter().zip(there).flat_map(|(stored, there)| match there {
+        There::All => &[],
+        There::Pieces(n) => stored.pieces.get(*n..).unwrap_or_default(),
+    })
+}
+
 /// What is wanted and not there.
 pub(super) fn missing(entries: &[Stored], only: &[Name]) -> Vec<String> {
     let is_there = |name: &Name| entries.iter().any(|stored| stored.entry.name.is_within(name));
@@ -153,12 +181,12 @@ pub(super) fn put_all(
     place: Place,
     placed: Placed,
     entries: &[Stored],
-    keep: &[bool],
+    there: &[There],
     source: Source,
 ) -> Result<Placed, PairError> {
     std::thread::scope(|scope| {
         let hand = Hand::start(scope, &place);
-        Laying { place, placed, entries, without: HashSet::new(), source, hand }.all(keep)
+        Laying { place, placed, entries, without: HashSet::new(), source, hand }.all(there)
     })
 }
 
@@ -173,30 +201,22 @@ struct Laying<'scope, 'a> {
 }
 
 impl<'scope, 'a: 'scope> Laying<'scope, 'a> {
-    fn all(mut self, keep: &[bool]) -> Result<Placed, PairError> {
-        for ((at, stored), keep) in self.entries.iter().enumerate().zip(keep) {
+    fn all(mut self, there: &[There]) -> Result<Placed, PairError> {
+        for ((at, stored), there) in self.entries.iter().enumerate().zip(there) {
             let is_link = matches!(stored.entry.kind, Kind::HardLink(_));
             self.collect(is_link)?;
-            let done = if *keep {
-                self.place.keep(&stored.entry).map_err(words)
-            } else {
-                match &stored.entry.kind {
-                    Kind::HardLink(first) if self.without.contains(first) => {
-                        let name = &stored.entry.name;
-                        Err((
-                            false,
-                            format!("{name} is not restored: it is another name of {first}"),
-                        ))
-                    }
-                    Kind::File { .. } => match self.file(at, stored) {
-                        Err(NoMore) => {
-                            return Err(PairError::here("the store's blocks ended early"));
-                        }
-                        Ok(Some(done)) => done,
-                        Ok(None) => continue,
-                    },
-                    _ => self.place.put(&stored.entry).map_err(words),
+            let done = match (there, &stored.entry.kind) {
+                (There::All, _) => self.place.keep(&stored.entry).map_err(words),
+                (_, Kind::HardLink(first)) if self.without.contains(first) => {
+                    let name = &stored.entry.name;
+                    Err((false, format!("{name} is not restored: it is another name of {first}")))
                 }
+                (There::Pieces(n), Kind::File { .. }) => match self.file(at, stored, *n) {
+                    Err(NoMore) => return Err(PairError::here("the store's blocks ended early")),
+                    Ok(Some(done)) => done,
+                    Ok(None) => continue,
+                },
+                _ => self.place.put(&stored.entry).map_err(words),
             };
             self.note(at, done)?;
         }
@@ -216,8 +236,13 @@ impl<'scope, 'a: 'scope> Laying<'scope, 'a> {
         }
     }
 
-    /// A file; what became of it, unless the other thread has it.
-    fn file(&mut self, at: usize, stored: &'a Stored) -> Result<Option<Result<(), Why>>, NoMore> {
+    /// A file, of which so many pieces are there; what became of it, unless the other thread has it.
+    fn file(
+        &mut self,
+        at: usize,
+        stored: &'a Stored,
+        there: usize,
+    ) -> Result<Option<Result<(), Why>>, NoMore> {
         if let (Some(hand), [] | [_]) = (&mut self.hand, &stored.pieces[..]) {
             let bytes = match stored.pieces.first() {
                 None => Some(None),
@@ -232,7 +257,7 @@ impl<'scope, 'a: 'scope> Laying<'scope, 'a> {
                 return Ok(None);
             }
         }
-        put_file(&mut self.place, stored, |block| self.source.block(block)).map(Some)
+        put_file(&mut self.place, stored, there, |block| self.source.block(block)).map(Some)
     }
 
     /// Takes note of what the other thread did; of all it was given, if all is to be waited for.
@@ -245,7 +270,7 @@ impl<'scope, 'a: 'scope> Laying<'scope, 'a> {
                         Some((_, block)) => Ok(Ok(block.clone())),
                         None => Err(NoMore),
                     };
-                    if let Ok(done) = put_file(&mut self.place, stored, block) {
+                    if let Ok(done) = put_file(&mut self.place, stored, 0, block) {
                         self.note(at, done)?;
                     }
                 }
@@ -285,15 +310,22 @@ impl<'scope, 'a: 'scope> Laying<'scope, 'a> {
     }
 }
 
-/// A file; when it cannot be put there, its blocks are taken all the same.
+/// A file, of which so many pieces are there; when it cannot be put there, its blocks are taken all
+/// the same.
 fn put_file(
     place: &mut Place,
     stored: &Stored,
+    there: usize,
     mut block: impl FnMut(u32) -> Result<Opened, NoMore>,
 ) -> Result<Result<(), Why>, NoMore> {
     let Stored { entry, pieces } = stored;
-    let mut file = place.begin(entry, pieces.len() <= 1).map_err(words);
-    for piece in pieces {
+    let (there, lacking) = pieces.split_at_checked(there).unwrap_or((&[], pieces));
+    let begun = match there {
+        [] => place.begin(entry, pieces.len() <= 1),
+        there => place.begin_again(entry, there),
+    };
+    let mut file = begun.map_err(words);
+    for piece in lacking {
         let block = block(piece.block)?;
         let bytes = block.as_ref().map_err(Clone::clone).and_then(|block| part(block, piece));
         let wrote = match (&mut file, bytes) {

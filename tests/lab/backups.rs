@@ -217,13 +217,14 @@ pub(crate) fn taken(folder: &Path) -> u64 {
     each.sum()
 }
 
-/// Makes a tree of one of everything, sparse images among it, and of so many files more with so
-/// many bytes in all that do not compress.
+/// Makes a tree of one of everything, sparse images among it, and of so many bytes that do not
+/// compress: a quarter of them in one file, the rest in so many.
 pub(crate) fn grow(root: &Path, files: u64, bytes: u64) {
-    tree::make(root, 5, 4 << 20);
+    let big = bytes / 4;
+    tree::make(root, 5, usize::try_from(big).expect("a length"));
     let mut random = tree::Random(6);
     let mut rng = Rng::new(7);
-    let (mut left, mean) = (bytes, bytes / files);
+    let (mut left, mean) = (bytes - big, (bytes - big) / files);
     for n in 0..files {
         let folder = root.join(format!("bulk/{}/{}", n / 2500, n / 50 % 50));
         if n % 50 == 0 {

@@ -1,7 +1,7 @@
 //! What is asked for, in which order, and what is made of blocks that are not what they should be.
 
 use std::{
-    fs,
+    fs::{self, File},
     os::unix::fs::MetadataExt,
     path::Path,
     process::{Command, Stdio},
@@ -83,11 +83,10 @@ fn source(wanted: &[u32], blocks: &Arc<Vec<Option<Block>>>) -> Source {
 
 fn lay(dest: &Path, entries: &[Stored], blocks: Vec<Option<Block>>) -> Result<Placed, PairError> {
     let mut place = Place::new(dest, Existing::Overwrite, "n@1 digest", true).unwrap();
-    let keep: Vec<bool> = entries.iter().map(|s| place.is_done(&s.entry)).collect();
-    let missing = entries.iter().zip(&keep).filter(|(_, keep)| !**keep);
-    let wanted = wanted(missing.flat_map(|(stored, _)| &stored.pieces));
+    let there = there(&mut place, entries);
+    let wanted = wanted(lacking(entries, &there));
     let source = source(&wanted, &Arc::new(blocks));
-    put_all(place, Placed::default(), entries, &keep, source)
+    put_all(place, Placed::default(), entries, &there, source)
 }
 
 fn names(entries: &[Stored]) -> Vec<String> {
@@ -342,5 +341,74 @@ fn small_files_have_another_hand() {
         let path = dir.path().join(format!("f{n:03} too"));
         assert_eq!(&std::fs::read(&path).unwrap(), bytes, "f{n}");
         assert_eq!(path.metadata().unwrap().nlink(), 2, "f{n}");
+    }
+}
+
+/// A large file goes on where it was, if what is there is what was put there.
+#[test]
+fn a_large_file_is_gone_on_with() {
+    let raw: Vec<Vec<u8>> = (1..=4).map(|n| vec![n; 1000]).collect();
+    // A hole before the third.
+    let pieces: Vec<_> = [0, 1000, 5000, 6000]
+        .into_iter()
+        .zip(0..)
+        .map(|(offset, block)| piece(block, 0, offset, 1000))
+        .collect();
+    let mut whole = file("large", &raw, &pieces);
+    let mut digest = Digest::default();
+    pieces.iter().zip(&raw).for_each(|(piece, raw)| digest.update(piece.offset, raw));
+    whole.entry.kind = Kind::File { size: 7000, digest: digest.finish(), changed: false };
+    let entries = [whole];
+    let blocks = |have: &[usize]| -> Vec<Option<Block>> {
+        (0..4).map(|n| have.contains(&n).then(|| sealed(&raw[n]))).collect()
+    };
+    let early = |dir: &TempDir| {
+        let place = Place::new(dir.path(), Existing::Refuse, "n@1 digest", true).unwrap();
+        let source = source(&[0, 1, 2, 3], &Arc::new(blocks(&[0, 1, 2])));
+        let there = [There::Pieces(0)];
+        put_all(place, Placed::default(), &entries, &there, source).unwrap_err();
+        let mut names = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path());
+        names.find(|path| path.to_string_lossy().contains(".partial.")).unwrap()
+    };
+    let again = |dir: &TempDir, have: &[usize]| {
+        let mut place = Place::new(dir.path(), Existing::Refuse, "n@1 digest", true).unwrap();
+        let there = there(&mut place, &entries);
+        let wanted = wanted(lacking(&entries, &there));
+        let source = source(&wanted, &Arc::new(blocks(have)));
+        put_all(place, Placed::default(), &entries, &there, source)
+    };
+    let is_whole = |dir: &TempDir| {
+        let is = fs::read(dir.path().join("large")).unwrap();
+        assert_eq!((is.len(), &is[..1000], &is[6000..]), (7000, &raw[0][..], &raw[3][..]));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
+    };
+    // The rest is enough, also when the last piece was torn.
+    for torn in [7000 - 1000, 7000 - 1500] {
+        let dir = TempDir::new().unwrap();
+        let partial = early(&dir);
+        File::options().write(true).open(&partial).unwrap().set_len(torn).unwrap();
+        let have: &[usize] = if torn < 6000 { &[2, 3] } else { &[3] };
+        assert_eq!(again(&dir, have).unwrap().missing, 0);
+        is_whole(&dir);
+    }
+    // Bytes that changed are found out, and asked for the next time.
+    let dir = TempDir::new().unwrap();
+    fs::write(early(&dir), vec![9; 6000]).unwrap();
+    let placed = again(&dir, &[3]).unwrap();
+    assert!(placed.missing == 1 && placed.problems[0].contains("digest"), "{placed:?}");
+    // Somebody else's file is not written to, whatever it is called.
+    for kind in 0..2 {
+        let (dir, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (partial, other) = (early(&dir), outside.path().join("other"));
+        fs::rename(&partial, &other).unwrap();
+        if kind == 0 {
+            fs::hard_link(&other, &partial).unwrap();
+        } else {
+            std::os::unix::fs::symlink(&other, &partial).unwrap();
+        }
+        let before = fs::read(&other).unwrap();
+        assert_eq!(again(&dir, &[0, 1, 2, 3]).unwrap().missing, 0);
+        is_whole(&dir);
+        assert_eq!(fs::read(&other).unwrap(), before);
     }
 }

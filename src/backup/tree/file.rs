@@ -1,17 +1,26 @@
 //! A file that is being put in its place: written in order, compared, and only then given its name
 //! (when it had none) and its attributes.
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    ffi::CString,
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::fs::FileExt},
+};
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, ftruncate, openat, renameat, unlinkat},
+    fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, ftruncate, openat, renameat, unlinkat},
     io::{Errno, pwrite},
 };
 
-use super::{TreeError, mark::PARTIAL, place::Place};
+use super::{
+    TreeError,
+    mark::{PARTIAL, partial_of},
+    place::Place,
+};
 use crate::backup::{
     digest::Digest,
-    entry::{Entry, Kind},
+    entry::{Entry, Kind, Piece},
 };
 
 /// A file that is being put there.
@@ -19,8 +28,8 @@ use crate::backup::{
 pub(crate) struct FilePlace {
     entry: Entry,
     fd: OwnedFd,
-    /// It has its name already; otherwise it gets it at the end.
-    named: bool,
+    /// What it is called until it is whole; none when it has its name already.
+    meanwhile: Option<CString>,
     came: Digest,
     until: u64,
 }
@@ -31,6 +40,21 @@ const NEW: OFlags = OFlags::WRONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+fn end(piece: &Piece) -> u64 {
+    piece.offset.saturating_add(piece.length.into())
+}
+
+/// Nobody else's, and no other name of something elsewhere: it may be written to.
+fn is_ours(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && stat.st_nlink == 1
+        && stat.st_uid == rustix::process::geteuid().as_raw()
+}
+
+fn put(entry: &Entry, source: io::Error) -> TreeError {
+    TreeError::Put { what: "go on with", name: entry.name.clone(), source }
+}
 
 impl Place {
     /// Begins a file. One that is not written at once, or replaces something, gets its name at the
@@ -43,10 +67,50 @@ impl Place {
         if Self::is_folder(folder, &called) {
             return Err(TreeError::InTheWay(entry.name.clone()));
         }
-        Self::clear(folder, PARTIAL, &entry.name)?;
-        let fd = openat(folder, PARTIAL, NEW, MODE);
+        let meanwhile = if at_once { PARTIAL.into() } else { partial_of(&called) };
+        Self::clear(folder, &meanwhile, &entry.name)?;
+        let fd = openat(folder, &meanwhile, NEW, MODE);
         let fd = fd.map_err(Self::fault("write", &entry.name))?;
-        Ok(FilePlace::new(entry, fd, false))
+        Ok(FilePlace::new(entry, fd, Some(meanwhile)))
+    }
+
+    /// How many of a large file's pieces are there: an interrupted try of the same restore had begun
+    /// it, on this machine as it runs now.
+    pub(crate) fn begun(&mut self, entry: &Entry, pieces: &[Piece]) -> usize {
+        if !self.trusted || pieces.len() <= 1 {
+            return 0;
+        }
+        let Ok((folder, called)) = self.parent(&entry.name) else { return 0 };
+        let is = Self::stat(folder, &partial_of(&called)).filter(is_ours);
+        let size = is.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or_default());
+        pieces.iter().take_while(|piece| end(piece) <= size).count()
+    }
+
+    /// Goes on with a file of which these pieces are there, by [`Self::begun`].
+    pub(crate) fn begin_again(
+        &mut self,
+        entry: &Entry,
+        there: &[Piece],
+    ) -> Result<FilePlace, TreeError> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let (folder, called) = self.parent(&entry.name)?;
+        let meanwhile = partial_of(&called);
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fault = || Self::fault("go on with", &entry.name);
+        let fd = openat(folder, &meanwhile, flags, Mode::empty()).map_err(fault())?;
+        if !is_ours(&fstat(&fd).map_err(fault())?) {
+            return Err(fault()(Errno::STALE));
+        }
+        let mut file = FilePlace::new(entry, fd, Some(meanwhile));
+        for piece in there {
+            scratch.resize(piece.length as usize, 0);
+            let read = File::from(file.fd.try_clone().map_err(|e| put(entry, e))?);
+            read.read_exact_at(&mut scratch, piece.offset).map_err(|e| put(entry, e))?;
+            file.came.update(piece.offset, &scratch);
+            file.until = end(piece);
+        }
+        self.scratch = scratch;
+        Ok(file)
     }
 
     /// Begins a file that is written at once, where nothing is yet: it has its name from the
@@ -55,7 +119,7 @@ impl Place {
     pub(crate) fn begin_new(&mut self, entry: &Entry) -> Result<Option<FilePlace>, TreeError> {
         let (folder, called) = self.parent(&entry.name)?;
         let fd = openat(folder, &called, NEW, MODE).ok();
-        Ok(fd.map(|fd| FilePlace::new(entry, fd, true)))
+        Ok(fd.map(|fd| FilePlace::new(entry, fd, None)))
     }
 
     /// The file is whole: compared with its digest, then given its attributes and its name.
@@ -68,7 +132,7 @@ impl Place {
     }
 
     fn finish_inner(&mut self, file: &FilePlace) -> Result<(), TreeError> {
-        let FilePlace { entry, fd, named, came, until } = file;
+        let FilePlace { entry, fd, meanwhile, came, until } = file;
         let Kind::File { size, digest, .. } = entry.kind else { return Ok(()) };
         if came.finish() != digest {
             return Err(TreeError::Digest(entry.name.clone()));
@@ -78,9 +142,9 @@ impl Place {
             ftruncate(fd, size).map_err(Self::fault("write", &entry.name))?;
         }
         self.attributes(entry, Some(fd))?;
-        if !named {
+        if let Some(meanwhile) = meanwhile {
             let (folder, called) = self.parent(&entry.name)?;
-            renameat(folder, PARTIAL, folder, &called)
+            renameat(folder, meanwhile, folder, &called)
                 .map_err(Self::fault("put in place", &entry.name))?;
         }
         Ok(())
@@ -89,15 +153,15 @@ impl Place {
     /// The file will not be whole.
     pub(crate) fn give_up(&mut self, file: FilePlace) {
         if let Ok((folder, called)) = self.parent(&file.entry.name) {
-            let called = if file.named { &*called } else { PARTIAL };
-            let _ = unlinkat(folder, called, AtFlags::empty());
+            let called = file.meanwhile.unwrap_or(called);
+            let _ = unlinkat(folder, &called, AtFlags::empty());
         }
     }
 }
 
 impl FilePlace {
-    fn new(entry: &Entry, fd: OwnedFd, named: bool) -> Self {
-        Self { entry: entry.clone(), fd, named, came: Digest::default(), until: 0 }
+    fn new(entry: &Entry, fd: OwnedFd, meanwhile: Option<CString>) -> Self {
+        Self { entry: entry.clone(), fd, meanwhile, came: Digest::default(), until: 0 }
     }
 
     /// Bytes at an offset, in ascending order; what is left out is a hole.

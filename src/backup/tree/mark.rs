@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   DEST/.sidepath-restore           NAME@VERSION DIGEST \n BOOT empty|full \n
-//!   DEST/…/.sidepath-restore.partial a file that is not whole yet
+//!   DEST/…/.sidepath-restore.partial a file that is not whole yet; a large one with its hash behind
 //! ```
 //!
 //! Awkward cases:
@@ -13,7 +13,7 @@
 //!   locked, and waited for.
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, CString},
     fs::File,
     io::{self, Read, Write},
     os::fd::OwnedFd,
@@ -29,7 +29,7 @@ use super::place::Existing;
 use crate::backup::entry::Name;
 
 const MARK: &CStr = c".sidepath-restore";
-/// A file that is not whole yet, in its folder.
+/// A file that replaces another and is not whole yet, in its folder.
 pub(super) const PARTIAL: &CStr = c".sidepath-restore.partial";
 /// Bytes behind the version, at most.
 const REST_MAX: usize = 256;
@@ -42,7 +42,15 @@ pub(super) fn is_reserved(name: &Name) -> bool {
 }
 
 fn is_partial(component: &[u8]) -> bool {
-    component == PARTIAL.to_bytes()
+    let rest = component.strip_prefix(PARTIAL.to_bytes());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
+}
+
+/// What a large file is called, in its folder, until it is whole: a later try knows it by that.
+pub(super) fn partial_of(called: &CStr) -> CString {
+    let hash = blake3::hash(called.to_bytes()).to_hex();
+    let name = [PARTIAL.to_bytes(), b".", &hash.as_bytes()[..16]].concat();
+    CString::new(name).unwrap_or_else(|_| PARTIAL.into())
 }
 
 /// What the mark in DEST says.

@@ -66,7 +66,7 @@ pub(crate) struct Place {
     root: OwnedFd,
     owners: bool,
     /// What looks restored was restored.
-    trusted: bool,
+    pub(super) trusted: bool,
     /// The folder that was used last, and those above it.
     chain: Vec<(Vec<u8>, OwnedFd)>,
     /// That folder, if it is too deep for the chain.
@@ -77,7 +77,7 @@ pub(crate) struct Place {
     specials: HashSet<Name>,
     /// How often, and where first.
     troubles: BTreeMap<String, (u64, Name)>,
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
 }
 
 fn component(bytes: &[u8]) -> io::Result<CString> {
@@ -194,7 +194,7 @@ impl Place {
         self.deep.as_ref().unwrap_or_else(chained)
     }
 
-    fn stat(folder: &OwnedFd, called: &CStr) -> Option<Stat> {
+    pub(super) fn stat(folder: &OwnedFd, called: &CStr) -> Option<Stat> {
         statat(folder, called, AtFlags::SYMLINK_NOFOLLOW).ok()
     }
 

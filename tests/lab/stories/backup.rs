@@ -123,8 +123,9 @@ fn all_is_cut_and_killed() {
     let verified = store.run(&["backup", "verify", "beta:tree"]);
     assert_eq!(verified["findings"], serde_json::json!([]));
 
-    // Once more, on the way back, which is not slowed down.
-    let acts = [(300, Act::Cut), (600, Act::Kill(Victim::Client)), (700, Act::Heal)];
+    // Once more, on the way back, which is not slowed down: first in the middle of the large file.
+    let kill = Act::Kill(Victim::Client);
+    let acts = [(120, kill), (300, Act::Cut), (600, kill), (700, Act::Heal)];
     let grows = (&*lab.dir.join("restored"), bytes);
     let (restored, sent) =
         store.run_through(&["restore", "beta:tree", "restored"], grows, 2, &acts);
