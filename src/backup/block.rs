@@ -113,16 +113,31 @@ impl Block {
     }
 
     /// What was packed.
-    pub(crate) fn open(&self) -> Result<Vec<u8>, BadBlock> {
-        let stored = &self.0[BLOCK_HEADER..];
+    pub(crate) fn open(self) -> Result<Opened, BadBlock> {
         match self.0[4] {
-            PLAIN => Ok(stored.to_vec()),
+            PLAIN => Ok(Opened { bytes: self.0, from: BLOCK_HEADER }),
             ZSTD => {
-                let raw = zstd::bulk::decompress(stored, self.raw_len());
-                raw.ok().filter(|raw| raw.len() == self.raw_len()).ok_or(BadBlock::Codec)
+                let raw = zstd::bulk::decompress(&self.0[BLOCK_HEADER..], self.raw_len());
+                let raw = raw.ok().filter(|raw| raw.len() == self.raw_len());
+                Ok(Opened { bytes: raw.ok_or(BadBlock::Codec)?, from: 0 })
             }
             _ => Err(BadBlock::Codec),
         }
+    }
+}
+
+/// The bytes of a block; those that were stored as they are stay where they came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Opened {
+    bytes: Vec<u8>,
+    from: usize,
+}
+
+impl std::ops::Deref for Opened {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.from..]
     }
 }
 
@@ -173,7 +188,7 @@ mod tests {
                 let block = sealer.seal(&raw);
                 assert!(block.bytes().len() <= BLOCK_HEADER + raw.len());
                 let parsed = Block::parse(block.bytes().to_vec()).unwrap();
-                assert_eq!((parsed.raw_len(), parsed.open().unwrap()), (raw.len(), raw));
+                assert_eq!((parsed.raw_len(), parsed.open().unwrap().to_vec()), (raw.len(), raw));
             }
         }
         let zeros = Sealer::new(Some(1)).unwrap().seal(&vec![0; BLOCK_MAX]);

@@ -21,7 +21,7 @@ use std::{
 use tokio::sync::mpsc::Receiver;
 
 use super::{
-    block::Block,
+    block::{Block, Opened},
     digest::Digest,
     entry::{Entry, Kind, Name, Piece},
     pair::PairError,
@@ -132,13 +132,13 @@ pub(super) fn choose(entries: &mut Vec<Stored>, only: &[Name]) {
     }
 }
 
-type Opened = Result<Arc<Vec<u8>>, String>;
+type Had = Result<Arc<Opened>, String>;
 
 /// Opened blocks, as the placing thread needs them.
 pub(super) struct Source {
     blocks: Receiver<Got>,
     /// What is in them, or why that is not known.
-    shelf: Shelf<Opened>,
+    shelf: Shelf<Had>,
 }
 
 /// No more blocks come: the pair ended early.
@@ -150,7 +150,7 @@ impl Source {
     }
 
     /// A block, opened, or why there is none.
-    fn block(&mut self, wanted: u32) -> Result<Opened, NoMore> {
+    fn block(&mut self, wanted: u32) -> Result<Had, NoMore> {
         loop {
             if let Some(opened) = self.shelf.get(wanted) {
                 return Ok(opened.clone());
@@ -316,7 +316,7 @@ fn put_file(
     place: &mut Place,
     stored: &Stored,
     there: usize,
-    mut block: impl FnMut(u32) -> Result<Opened, NoMore>,
+    mut block: impl FnMut(u32) -> Result<Had, NoMore>,
 ) -> Result<Result<(), Why>, NoMore> {
     let Stored { entry, pieces } = stored;
     let (there, lacking) = pieces.split_at_checked(there).unwrap_or((&[], pieces));

@@ -299,7 +299,7 @@ mod tests {
     fn every_byte_is_found_again_where_its_piece_says() {
         let sizes = [0, 1, 5000, 255 << 10, 3 << 20, 200 << 10, 40 << 20, 17, (1 << 20) - 100, 90];
         let (blocks, batches) = packed(&sizes);
-        let raw: Vec<Vec<u8>> = blocks.iter().map(|b| b.open().unwrap()).collect();
+        let raw: Vec<Vec<u8>> = blocks.iter().map(|b| b.clone().open().unwrap().to_vec()).collect();
         let mut got = vec![Vec::new(); sizes.len()];
         let mut pieces_of = vec![0; sizes.len()];
         for batch in &batches {

@@ -18,7 +18,7 @@ use std::{
 };
 
 use super::{
-    super::{entry::Piece, store::Stored, tree::Place},
+    super::{block::Opened, entry::Piece, store::Stored, tree::Place},
     Why, part, words,
 };
 
@@ -29,7 +29,7 @@ const WAITING_MAX: usize = 64;
 pub(super) struct Small<'a> {
     pub(super) at: usize,
     pub(super) stored: &'a Stored,
-    pub(super) bytes: Option<(Piece, Arc<Vec<u8>>)>,
+    pub(super) bytes: Option<(Piece, Arc<Opened>)>,
 }
 
 /// What became of one.

@@ -176,7 +176,7 @@ impl Rig {
 }
 
 fn put(bytes: &mut [u8], piece: &Piece, block: &Block) {
-    let raw = block.open().unwrap();
+    let raw = block.clone().open().unwrap();
     let (from, at) = (piece.within as usize, usize::try_from(piece.offset).unwrap());
     let length = piece.length as usize;
     bytes[at..at + length].copy_from_slice(&raw[from..from + length]);

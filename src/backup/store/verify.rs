@@ -7,6 +7,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{
+    super::block::Opened,
     super::digest::Digest,
     super::entry::{Kind, Piece},
     Store,
@@ -21,7 +22,7 @@ const FINDINGS_MAX: usize = 1000;
 const KEPT: usize = 16;
 
 /// What is in a block, or what is wrong with it.
-type Content = Result<Arc<Vec<u8>>, Arc<str>>;
+type Content = Result<Arc<Opened>, Arc<str>>;
 
 impl Store {
     /// Reads and checks every block, and compares every file with its digest. Findings name the
