@@ -38,9 +38,8 @@ use super::{
 };
 use crate::sessions::{Endpoint, Stream};
 
-/// Blocks between the runtime and the placing thread: large files take more time to come than to be
-/// put there, many small ones less.
-const PLACE_QUEUE: usize = 32;
+/// Blocks between the runtime and the placing thread.
+const PLACE_QUEUE: usize = 4;
 /// Runs of blocks in a frame.
 const RUNS_PER_FRAME: usize = 4096;
 
