@@ -191,6 +191,13 @@ pub(crate) struct Piece {
     pub(crate) within: u32,
 }
 
+impl Piece {
+    /// Where in the file it ends.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset.saturating_add(self.length.into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,22 +1,15 @@
-//! What of a version is put in its place, in which order, and by which blocks.
+//! What came of a version is put in its place.
 //!
 //! ```text
-//!   entries ── choose ── wanted ──> blocks asked for, in that order ──> Source ──> put_all, feed
-//!                                              small files, by turns: hand.rs <──────┘
+//!   entries ── plan.rs ──> blocks asked for, in that order ──> Source ──> put_all, feed
+//!                                      small files, by turns: hand.rs <──────┘
 //! ```
 //!
 //! Awkward cases:
-//! * A block may hold bytes of many files, and be needed again later: the last ones stay open, and
-//!   what is asked for is planned with the same memory, so that nothing comes twice for nothing.
 //! * A file that cannot be put there, or whose bytes cannot be had, is named; all else goes on.
 //! * A command must not take what it got for all there is: it is killed before its input ends.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    io::Write,
-    process::Child,
-    sync::Arc,
-};
+use std::{collections::HashSet, io::Write, process::Child, sync::Arc};
 
 use tokio::sync::mpsc::Receiver;
 
@@ -30,11 +23,12 @@ use super::{
 };
 
 mod hand;
+mod plan;
 
-use hand::{Became, Hand, Small};
+use hand::{Hand, Small};
+use plan::Shelf;
+pub(super) use plan::{There, choose, lacking, missing, runs, there, wanted};
 
-/// Opened blocks that are remembered, at most a MiB each.
-const REMEMBERED: usize = 32;
 /// Problems that are told; further ones are counted.
 const PROBLEMS_MAX: usize = 1000;
 
@@ -53,85 +47,7 @@ pub(crate) struct Placed {
 /// A block of the catalogue's table, or why the store has it not.
 pub(super) type Got = (u32, Result<Block, String>);
 
-/// What of an entry is at the destination already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum There {
-    All,
-    /// So many of its pieces; of most, none.
-    Pieces(usize),
-}
-
-/// What is there; folders are not at the first try, so nothing is found in them.
-pub(super) fn there(place: &mut Place, entries: &[Stored]) -> Vec<There> {
-    let of = |Stored { entry, pieces }: &Stored| match place.is_done(entry) {
-        true => There::All,
-        false => There::Pieces(place.begun(entry, pieces)),
-    };
-    entries.iter().map(of).collect()
-}
-
-/// The pieces that are not there.
-pub(super) fn lacking<'a>(
-    entries: &'a [Stored],
-    there: &'a [There],
-) -> impl Iterator<Item = &'a Piece> {
-    entries.iter().zip(there).flat_map(|(stored, there)| match there {
-        There::All => &[],
-        There::Pieces(n) => stored.pieces.get(*n..).unwrap_or_default(),
-    })
-}
-
-/// What is wanted and not there.
-pub(super) fn missing(entries: &[Stored], only: &[Name]) -> Vec<String> {
-    let is_there = |name: &Name| entries.iter().any(|stored| stored.entry.name.is_within(name));
-    only.iter().filter(|name| !is_there(name)).map(ToString::to_string).collect()
-}
-
-/// Leaves what is wanted, and the folders it is in. A link whose first name is not among it becomes
-/// the file itself.
-pub(super) fn choose(entries: &mut Vec<Stored>, only: &[Name]) {
-    if only.is_empty() {
-        return;
-    }
-    let is_wanted = |name: &Name| only.iter().any(|folder| name.is_within(folder));
-    let mut promoted: HashMap<Name, Name> = HashMap::new();
-    for Stored { entry, .. } in &*entries {
-        if let Kind::HardLink(first) = &entry.kind
-            && is_wanted(&entry.name)
-            && !is_wanted(first)
-        {
-            promoted.entry(first.clone()).or_insert_with(|| entry.name.clone());
-        }
-    }
-    let mut files: HashMap<Name, (Kind, Vec<Piece>)> = entries
-        .iter()
-        .filter_map(|Stored { entry, pieces }| {
-            let now = promoted.get(&entry.name)?;
-            Some((now.clone(), (entry.kind.clone(), pieces.clone())))
-        })
-        .collect();
-    let above = |name: &Name| only.iter().any(|wanted| wanted.is_within(name));
-    let mut any = false;
-    entries.retain_mut(|Stored { entry, pieces }| {
-        let name = &entry.name;
-        if !is_wanted(name) {
-            return entry.kind == Kind::Folder && above(name) && !name.is_root();
-        }
-        any = true;
-        if let Kind::HardLink(first) = &mut entry.kind {
-            if let Some((kind, bytes)) = files.remove(name) {
-                (entry.kind, *pieces) = (kind, bytes);
-            } else if let Some(now) = promoted.get(first) {
-                *first = now.clone();
-            }
-        }
-        true
-    });
-    if !any {
-        entries.clear();
-    }
-}
-
+/// A block, opened, or why there is none.
 type Had = Result<Arc<Opened>, String>;
 
 /// Opened blocks, as the placing thread needs them.
@@ -149,7 +65,7 @@ impl Source {
         Self { blocks, shelf: Shelf::default() }
     }
 
-    /// A block, opened, or why there is none.
+    /// The next of those that were asked for, or one that is remembered.
     fn block(&mut self, wanted: u32) -> Result<Had, NoMore> {
         loop {
             if let Some(opened) = self.shelf.get(wanted) {
@@ -224,7 +140,13 @@ impl<'scope, 'a: 'scope> Laying<'scope, 'a> {
         match self.hand.map(Hand::end) {
             Some(Some(other)) => self.place.absorb(other),
             // What it had in its hands is not there; the mark stays, and a later try finds out.
-            Some(None) => return Err(PairError::here("the second placing thread ended early")),
+            Some(None) => {
+                return Err(PairError::Here {
+                    message: "the second placing thread ended early".into(),
+                    hint: Some("start the restore again: it goes on".into()),
+                    input: false,
+                });
+            }
             None => {}
         }
         match self.place.end() {
@@ -244,16 +166,11 @@ impl<'scope, 'a: 'scope> Laying<'scope, 'a> {
         there: usize,
     ) -> Result<Option<Result<(), Why>>, NoMore> {
         if let (Some(hand), [] | [_]) = (&mut self.hand, &stored.pieces[..]) {
-            let bytes = match stored.pieces.first() {
-                None => Some(None),
-                Some(piece) => match self.source.block(piece.block)? {
-                    Ok(block) if part(&block, piece).is_ok() => Some(Some((*piece, block))),
-                    _ => None,
-                },
+            let had = match stored.pieces.first() {
+                Some(piece) => self.source.block(piece.block)?,
+                None => Err("it needs none".into()),
             };
-            if let Some(bytes) = bytes
-                && hand.give(Small { at, stored, bytes }).is_ok()
-            {
+            if hand.give(Small { at, stored, had }) {
                 return Ok(None);
             }
         }
@@ -262,19 +179,8 @@ impl<'scope, 'a: 'scope> Laying<'scope, 'a> {
 
     /// Takes note of what the other thread did; of all it was given, if all is to be waited for.
     fn collect(&mut self, all: bool) -> Result<(), PairError> {
-        while let Some(became) = self.hand.as_mut().and_then(|hand| hand.next(all)) {
-            match became {
-                Became::Done(at, done) => self.note(at, done)?,
-                Became::Back(Small { at, stored, bytes }) => {
-                    let block = |_| match &bytes {
-                        Some((_, block)) => Ok(Ok(block.clone())),
-                        None => Err(NoMore),
-                    };
-                    if let Ok(done) = put_file(&mut self.place, stored, 0, block) {
-                        self.note(at, done)?;
-                    }
-                }
-            }
+        while let Some((at, done)) = self.hand.as_mut().and_then(|hand| hand.next(all)) {
+            self.note(at, done)?;
         }
         Ok(())
     }
@@ -312,12 +218,12 @@ impl<'scope, 'a: 'scope> Laying<'scope, 'a> {
 
 /// A file, of which so many pieces are there; when it cannot be put there, its blocks are taken all
 /// the same.
-fn put_file(
+fn put_file<E>(
     place: &mut Place,
     stored: &Stored,
     there: usize,
-    mut block: impl FnMut(u32) -> Result<Had, NoMore>,
-) -> Result<Result<(), Why>, NoMore> {
+    mut block: impl FnMut(u32) -> Result<Had, E>,
+) -> Result<Result<(), Why>, E> {
     let Stored { entry, pieces } = stored;
     let (there, lacking) = pieces.split_at_checked(there).unwrap_or((&[], pieces));
     let begun = match there {
@@ -399,60 +305,6 @@ pub(super) fn feed(
     }
     fed.map_err(PairError::here)?;
     Ok(Placed { entries: 1, bytes: bytes_fed, ..Placed::default() })
-}
-
-/// Blocks that are remembered: first in, first out, so that planning and placing see the same.
-#[derive(Debug)]
-struct Shelf<T> {
-    held: HashMap<u32, T>,
-    order: VecDeque<u32>,
-}
-
-impl<T> Default for Shelf<T> {
-    fn default() -> Self {
-        Self { held: HashMap::new(), order: VecDeque::new() }
-    }
-}
-
-impl<T> Shelf<T> {
-    fn get(&self, block: u32) -> Option<&T> {
-        self.held.get(&block)
-    }
-
-    fn put(&mut self, block: u32, what: T) {
-        if self.order.len() >= REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.held.remove(&oldest);
-        }
-        self.order.push_back(block);
-        self.held.insert(block, what);
-    }
-}
-
-/// Which blocks are to be asked for, in order, so that these pieces can be placed one after another.
-pub(super) fn wanted<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Vec<u32> {
-    let mut shelf = Shelf::default();
-    let mut wanted = Vec::new();
-    for piece in pieces {
-        if shelf.get(piece.block).is_none() {
-            shelf.put(piece.block, ());
-            wanted.push(piece.block);
-        }
-    }
-    wanted
-}
-
-/// First and count of runs.
-pub(super) fn runs(blocks: &[u32]) -> Vec<(u32, u32)> {
-    let mut runs: Vec<(u32, u32)> = Vec::new();
-    for block in blocks {
-        match runs.last_mut() {
-            Some((first, count)) if first.checked_add(*count) == Some(*block) => *count += 1,
-            _ => runs.push((*block, 1)),
-        }
-    }
-    runs
 }
 
 #[cfg(test)]

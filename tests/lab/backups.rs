@@ -91,9 +91,6 @@ impl<'lab> Store<'lab> {
         // In its machine: a command whose output is stored may ask a server there.
         let mut command = alpha.command(binary());
         command.args(words).args(["--json", "--config"]).arg(&alpha.config);
-        if matches!(words, ["backup" | "restore", it, ..] if *it != "verify") {
-            command.args(WAIT);
-        }
         command.stdin(Stdio::null()).stdout(open()).stderr(open()).current_dir(&self.lab.dir);
         Client { program: Running::start_as_is(&mut command), said }
     }
@@ -126,6 +123,7 @@ impl<'lab> Store<'lab> {
         acts: &[(u64, Act)],
     ) -> (serde_json::Value, u64) {
         let began = Instant::now();
+        let words = &[words, &WAIT].concat();
         let mut sent = Sent { node: sender, before: 0, since: 0 };
         sent.since = sent.counted(self.lab);
         let mut client = self.start(words);

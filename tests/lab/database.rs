@@ -29,6 +29,11 @@ impl<'lab> Server<'lab> {
         Self { node, programs: programs(), data, port }
     }
 
+    /// Makes its files.
+    pub(crate) fn init(&self, more: &str) {
+        self.pg("initdb", &format!("-D {} -A trust -N {more}", self.data.display()));
+    }
+
     pub(crate) fn pg(&self, program: &str, arguments: &str) -> String {
         let program = self.programs.join(program);
         let line = format!("cd / && runuser -u postgres -- {} {arguments}", program.display());
@@ -39,7 +44,7 @@ impl<'lab> Server<'lab> {
         format!("-h {} -p {}", self.sockets(), self.port)
     }
 
-    pub(crate) fn sockets(&self) -> String {
+    fn sockets(&self) -> String {
         self.data.parent().expect("a home").display().to_string()
     }
 
@@ -67,11 +72,26 @@ impl<'lab> Server<'lab> {
         );
     }
 
-    pub(crate) fn down(&self) {
+    fn down(&self) {
         let mut command = self.node.command("runuser");
         command.args(["-u", "postgres", "--"]).arg(self.programs.join("pg_ctl"));
         command.args(["-m", "immediate", "stop", "-D"]).arg(&self.data).current_dir("/");
         let _ = run(&mut command, Duration::from_secs(10));
+    }
+}
+
+/// Ends with its story, and says what it said if that went wrong.
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.data.with_extension("log")).unwrap_or_default();
+            println!("postgres on {}:", self.node.name);
+            let lines: Vec<&str> = log.lines().collect();
+            for line in lines.iter().skip(lines.len().saturating_sub(20)) {
+                println!("  {line}");
+            }
+        }
+        self.down();
     }
 }
 

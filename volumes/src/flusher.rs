@@ -5,10 +5,10 @@
 //! ```
 //!
 //! The same loop drives the flusher, the reader and the keeper. Awkward cases: an operation may
-//! never return; the time it began is published, so that others can tell; facts are handed out
-//! with no lock held but that of a [`Pulse`] that is stuck, so a sink may call back into the handle; a medium that keeps failing is
-//! opened anew, and a write after that waits for a fresh look; an operation of a machine that lost its
-//! seat meanwhile is nobody's.
+//! never return; the time it began is published, so that others can tell; facts are handed out with no
+//! lock held but that of a [`Pulse`] that is stuck, so a sink may call back into the handle; a medium
+//! that keeps failing is opened anew, and a write after that waits for a fresh look; an operation of
+//! a machine that lost its seat meanwhile is nobody's.
 
 use crate::buffer::Pool;
 use crate::event::{Fact, IoFault, IoFaultKind, Micros, Op, Reason, Step};

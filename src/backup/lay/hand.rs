@@ -4,44 +4,36 @@
 //!   put_all ── small files, while there is room ──> [64] ──> hand ──> what became of each
 //! ```
 //!
-//! Awkward cases:
-//! * What lies where the file belongs is for the first thread to replace, which has the name of what
-//!   is not whole yet to itself.
-//! * A link needs the file it links to: all that was given is waited for before one is made.
+//! Awkward case: a link needs the file it links to, so all that was given is waited for before one
+//! is made.
 
 use std::{
-    sync::{
-        Arc,
-        mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel},
-    },
+    convert::Infallible,
+    sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     thread::{Scope, ScopedJoinHandle},
 };
 
 use super::{
-    super::{block::Opened, entry::Piece, store::Stored, tree::Place},
-    Why, part, words,
+    super::{store::Stored, tree::Place},
+    Had, Why, put_file,
 };
 
 /// Files that wait for it. Each keeps a block in memory, at most.
 const WAITING_MAX: usize = 64;
 
-/// A small file with the block its bytes are in, if it has any.
+/// A file in one piece, or of nothing, and the block its bytes are in.
 pub(super) struct Small<'a> {
     pub(super) at: usize,
     pub(super) stored: &'a Stored,
-    pub(super) bytes: Option<(Piece, Arc<Opened>)>,
+    pub(super) had: Had,
 }
 
-/// What became of one.
-pub(super) enum Became<'a> {
-    Done(usize, Result<(), Why>),
-    /// Something is there already, or it cannot be made: the first thread finds out.
-    Back(Small<'a>),
-}
+/// Which it was, and what became of it.
+type Done = (usize, Result<(), Why>);
 
 pub(super) struct Hand<'scope, 'a> {
     give: SyncSender<Small<'a>>,
-    take: Receiver<Became<'a>>,
+    take: Receiver<Done>,
     pending: usize,
     thread: ScopedJoinHandle<'scope, Place>,
 }
@@ -57,26 +49,20 @@ impl<'scope, 'a: 'scope> Hand<'scope, 'a> {
         Some(Self { give, take, pending: 0, thread })
     }
 
-    /// Gives it one, or that back when it has enough to do.
-    pub(super) fn give(&mut self, small: Small<'a>) -> Result<(), Small<'a>> {
-        match self.give.try_send(small) {
-            Ok(()) => {
-                self.pending += 1;
-                Ok(())
-            }
-            Err(TrySendError::Full(small) | TrySendError::Disconnected(small)) => Err(small),
-        }
+    /// Gives it one; false when it has enough to do.
+    pub(super) fn give(&mut self, small: Small<'a>) -> bool {
+        let given = self.give.try_send(small).is_ok();
+        self.pending += usize::from(given);
+        given
     }
 
-    /// What became of some; waits for one if it should and there is any.
-    pub(super) fn next(&mut self, wait: bool) -> Option<Became<'a>> {
+    /// What became of one; waits for it if it should and there is any.
+    pub(super) fn next(&mut self, wait: bool) -> Option<Done> {
         if self.pending == 0 {
             return None;
         }
         let next = if wait { self.take.recv().ok() } else { self.take.try_recv().ok() };
-        if next.is_some() {
-            self.pending -= 1;
-        }
+        self.pending -= usize::from(next.is_some());
         next
     }
 
@@ -88,31 +74,11 @@ impl<'scope, 'a: 'scope> Hand<'scope, 'a> {
     }
 }
 
-fn work<'a>(mut place: Place, given: &Receiver<Small<'a>>, tell: &Sender<Became<'a>>) -> Place {
-    while let Ok(small) = given.recv() {
-        let begun = match place.begin_new(&small.stored.entry) {
-            Ok(Some(file)) => Ok(file),
-            Ok(None) => {
-                let _ = tell.send(Became::Back(small));
-                continue;
-            }
-            Err(error) => Err(error),
-        };
-        let done = begun.and_then(|mut file| {
-            let bytes = small.bytes.as_ref();
-            // What is not there is missed by its digest.
-            let wrote = bytes.map_or(Ok(()), |(piece, block)| {
-                file.write(piece.offset, part(block, piece).unwrap_or_default())
-            });
-            match wrote {
-                Ok(()) => place.finish(file),
-                Err(error) => {
-                    place.give_up(file);
-                    Err(error)
-                }
-            }
-        });
-        let _ = tell.send(Became::Done(small.at, done.map_err(words)));
+fn work(mut place: Place, given: &Receiver<Small<'_>>, tell: &Sender<Done>) -> Place {
+    while let Ok(Small { at, stored, had }) = given.recv() {
+        let block = |_| Ok::<_, Infallible>(had.clone());
+        let Ok(done) = put_file(&mut place, stored, 0, block);
+        let _ = tell.send((at, done));
     }
     place
 }

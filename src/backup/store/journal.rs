@@ -59,7 +59,7 @@ pub(super) struct Partial {
 impl Partial {
     /// Where its pieces end.
     pub(super) fn end(&self) -> u64 {
-        self.pieces.last().map_or(0, |p| p.offset.saturating_add(p.length.into()))
+        self.pieces.last().map_or(0, Piece::end)
     }
 }
 

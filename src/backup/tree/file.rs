@@ -13,11 +13,7 @@ use rustix::{
     io::{Errno, pwrite},
 };
 
-use super::{
-    TreeError,
-    mark::{PARTIAL, partial_of},
-    place::Place,
-};
+use super::{TreeError, mark::partial_of, place::Place};
 use crate::backup::{
     digest::Digest,
     entry::{Entry, Kind, Piece},
@@ -41,10 +37,6 @@ const NEW: OFlags = OFlags::WRONLY
     .union(OFlags::CLOEXEC);
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
-fn end(piece: &Piece) -> u64 {
-    piece.offset.saturating_add(piece.length.into())
-}
-
 /// Nobody else's, and no other name of something elsewhere: it may be written to.
 fn is_ours(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
@@ -52,22 +44,18 @@ fn is_ours(stat: &Stat) -> bool {
         && stat.st_uid == rustix::process::geteuid().as_raw()
 }
 
-fn put(entry: &Entry, source: io::Error) -> TreeError {
-    TreeError::Put { what: "go on with", name: entry.name.clone(), source }
-}
-
 impl Place {
-    /// Begins a file. One that is not written at once, or replaces something, gets its name at the
-    /// end.
+    /// Begins a file. One that is written at once, where nothing is yet, has its name from the
+    /// beginning: its time, which comes last, says that it is whole. Others get theirs at the end.
     pub(crate) fn begin(&mut self, entry: &Entry, at_once: bool) -> Result<FilePlace, TreeError> {
-        if at_once && let Some(file) = self.begin_new(entry)? {
-            return Ok(file);
-        }
         let (folder, called) = self.parent(&entry.name)?;
+        if at_once && let Ok(fd) = openat(folder, &called, NEW, MODE) {
+            return Ok(FilePlace::new(entry, fd, None));
+        }
         if Self::is_folder(folder, &called) {
             return Err(TreeError::InTheWay(entry.name.clone()));
         }
-        let meanwhile = if at_once { PARTIAL.into() } else { partial_of(&called) };
+        let meanwhile = partial_of(&called);
         Self::clear(folder, &meanwhile, &entry.name)?;
         let fd = openat(folder, &meanwhile, NEW, MODE);
         let fd = fd.map_err(Self::fault("write", &entry.name))?;
@@ -83,7 +71,7 @@ impl Place {
         let Ok((folder, called)) = self.parent(&entry.name) else { return 0 };
         let is = Self::stat(folder, &partial_of(&called)).filter(is_ours);
         let size = is.map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or_default());
-        pieces.iter().take_while(|piece| end(piece) <= size).count()
+        pieces.iter().take_while(|piece| piece.end() <= size).count()
     }
 
     /// Goes on with a file of which these pieces are there, by [`Self::begun`].
@@ -92,34 +80,24 @@ impl Place {
         entry: &Entry,
         there: &[Piece],
     ) -> Result<FilePlace, TreeError> {
-        let mut scratch = std::mem::take(&mut self.scratch);
         let (folder, called) = self.parent(&entry.name)?;
         let meanwhile = partial_of(&called);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fault = || Self::fault("go on with", &entry.name);
-        let fd = openat(folder, &meanwhile, flags, Mode::empty()).map_err(fault())?;
-        if !is_ours(&fstat(&fd).map_err(fault())?) {
-            return Err(fault()(Errno::STALE));
+        let what = "go on with what is there of";
+        let fd = openat(folder, &meanwhile, flags, Mode::empty());
+        let fd = fd.map_err(Self::fault(what, &entry.name))?;
+        if !fstat(&fd).is_ok_and(|stat| is_ours(&stat)) {
+            let other = io::Error::other("it is another file now; restore it again");
+            return Err(Self::fault(what, &entry.name)(other));
         }
-        let mut file = FilePlace::new(entry, fd, Some(meanwhile));
+        let (file, mut came, mut bytes) = (File::from(fd), Digest::default(), Vec::new());
         for piece in there {
-            scratch.resize(piece.length as usize, 0);
-            let read = File::from(file.fd.try_clone().map_err(|e| put(entry, e))?);
-            read.read_exact_at(&mut scratch, piece.offset).map_err(|e| put(entry, e))?;
-            file.came.update(piece.offset, &scratch);
-            file.until = end(piece);
+            bytes.resize(piece.length as usize, 0);
+            file.read_exact_at(&mut bytes, piece.offset).map_err(Self::fault(what, &entry.name))?;
+            came.update(piece.offset, &bytes);
         }
-        self.scratch = scratch;
-        Ok(file)
-    }
-
-    /// Begins a file that is written at once, where nothing is yet: it has its name from the
-    /// beginning, and its time, which comes last, says that it is whole. None when something is
-    /// there, or it cannot be made: [`Self::begin`] says why.
-    pub(crate) fn begin_new(&mut self, entry: &Entry) -> Result<Option<FilePlace>, TreeError> {
-        let (folder, called) = self.parent(&entry.name)?;
-        let fd = openat(folder, &called, NEW, MODE).ok();
-        Ok(fd.map(|fd| FilePlace::new(entry, fd, None)))
+        let until = came.end();
+        Ok(FilePlace { came, until, ..FilePlace::new(entry, file.into(), Some(meanwhile)) })
     }
 
     /// The file is whole: compared with its digest, then given its attributes and its name.

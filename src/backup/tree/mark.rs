@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   DEST/.sidepath-restore           NAME@VERSION DIGEST \n BOOT empty|full \n
-//!   DEST/…/.sidepath-restore.partial a file that is not whole yet; a large one with its hash behind
+//!   DEST/…/.sidepath-restore.partial.HASH   a file that is not whole yet, by its own name
 //! ```
 //!
 //! Awkward cases:
@@ -29,8 +29,8 @@ use super::place::Existing;
 use crate::backup::entry::Name;
 
 const MARK: &CStr = c".sidepath-restore";
-/// A file that replaces another and is not whole yet, in its folder.
-pub(super) const PARTIAL: &CStr = c".sidepath-restore.partial";
+/// What the names of files begin with that are not whole yet, in their folders.
+const PARTIAL: &CStr = c".sidepath-restore.partial";
 /// Bytes behind the version, at most.
 const REST_MAX: usize = 256;
 /// How long another restore's end is waited for.
@@ -42,11 +42,11 @@ pub(super) fn is_reserved(name: &Name) -> bool {
 }
 
 fn is_partial(component: &[u8]) -> bool {
-    let rest = component.strip_prefix(PARTIAL.to_bytes());
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
+    component.starts_with(PARTIAL.to_bytes())
 }
 
-/// What a large file is called, in its folder, until it is whole: a later try knows it by that.
+/// What a file is called, in its folder, until it is whole: threads that put several there do not
+/// meet, and a later try knows it by that.
 pub(super) fn partial_of(called: &CStr) -> CString {
     let hash = blake3::hash(called.to_bytes()).to_hex();
     let name = [PARTIAL.to_bytes(), b".", &hash.as_bytes()[..16]].concat();

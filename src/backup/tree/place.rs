@@ -77,7 +77,7 @@ pub(crate) struct Place {
     specials: HashSet<Name>,
     /// How often, and where first.
     troubles: BTreeMap<String, (u64, Name)>,
-    pub(super) scratch: Vec<u8>,
+    scratch: Vec<u8>,
 }
 
 fn component(bytes: &[u8]) -> io::Result<CString> {
@@ -151,7 +151,10 @@ impl Place {
         }
     }
 
-    pub(super) fn fault(what: &'static str, name: &Name) -> impl FnOnce(Errno) -> TreeError {
+    pub(super) fn fault<E: Into<io::Error>>(
+        what: &'static str,
+        name: &Name,
+    ) -> impl FnOnce(E) -> TreeError {
         let name = name.clone();
         move |error| TreeError::Put { what, name, source: error.into() }
     }

@@ -16,7 +16,7 @@ use std::{
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lgetxattr, llistxattr, lsetxattr, mknodat};
 use tempfile::TempDir;
 
-use super::*;
+use super::{mark::partial_of, *};
 use crate::backup::entry::{Entry, Kind, Stamp};
 
 type Runs = Vec<(u64, Vec<u8>)>;
@@ -457,7 +457,10 @@ fn nothing_leads_out_of_the_destination() {
                 symlink(&outside, dest.join("there")).unwrap();
                 symlink(outside.join("secret"), dest.join("target")).unwrap();
                 symlink(outside.join("secret"), dest.join(".sidepath-restore")).unwrap();
-                symlink(outside.join("secret"), dest.join(".sidepath-restore.partial")).unwrap();
+                for called in [c"there", c"target", c"lie"] {
+                    let partial = partial_of(called).into_string().unwrap();
+                    symlink(outside.join("secret"), dest.join(partial)).unwrap();
+                }
             }
             let (entries, bad) = trap(&outside);
             let told = lay(&entries, &dest, existing);

@@ -18,7 +18,7 @@ const KILLS: u64 = 2;
 /// What may be sent twice in all, as promised.
 const TWICE_MAX: u64 = 64 * MIB;
 /// What one kill may cost: what was not made durable yet, and what was on its way.
-const TWICE_EACH: u64 = 28 * MIB;
+const TWICE_EACH: u64 = 10 * MIB;
 /// Keeps a backup going for longer than it takes to be killed.
 const RATE: &str = "12MiB";
 

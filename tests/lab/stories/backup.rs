@@ -142,10 +142,9 @@ fn databases_come_back() {
     let home = database::home(&lab);
     let server = |name: &str, port| Server::new(lab.node(1), home.join(name), port);
     let (shop, copy) = (server("shop", 5441), server("copy", 5442));
-    shop.pg("initdb", &format!("-D {} -A trust -N -k", shop.data.display()));
+    shop.init("-k");
     shop.add("postgresql.conf", "listen_addresses = ''\nfsync = off\nfull_page_writes = on\n");
     shop.up();
-    let _down = Down([&shop, &copy]);
     let scale = if crate::long() { 30 } else { 4 };
     shop.pg("pgbench", &format!("{} -q -i -s {scale} postgres", shop.local()));
 
@@ -238,13 +237,4 @@ fn databases_come_back() {
     let (was, is) = (content("app.db"), content("again.db"));
     assert!(was.len() > 50_000 && was == is, "{} and {} bytes", was.len(), is.len());
     fs::remove_file(lab.dir.join("again.db")).expect("it is there");
-}
-
-/// Servers that end with their story.
-struct Down<'a>([&'a Server<'a>; 2]);
-
-impl Drop for Down<'_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|server| server.down());
-    }
 }

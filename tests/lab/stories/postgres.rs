@@ -76,8 +76,9 @@ fn without_sidepath_it_stands_still() {
 }
 
 struct Pair<'lab> {
-    primary: Server<'lab>,
+    // Ends first.
     standby: Server<'lab>,
+    primary: Server<'lab>,
 }
 
 impl<'lab> Pair<'lab> {
@@ -88,7 +89,7 @@ impl<'lab> Pair<'lab> {
         let pair = Self { primary: server(1, 5441), standby: server(2, 5442) };
         let (primary, standby) = (&pair.primary, &pair.standby);
 
-        primary.pg("initdb", &format!("-D {} -A trust -N", primary.data.display()));
+        primary.init("");
         primary.add(
             "postgresql.conf",
             "listen_addresses = '*'\nfsync = off\nwal_sender_timeout = 5s\n\
@@ -168,23 +169,6 @@ impl<'lab> Pair<'lab> {
             let (here, there) = (self.primary.sql(&query), self.standby.sql(&query));
             assert!(here.len() > 32, "{table}: {here}");
             assert_eq!(here, there, "contents of {table}");
-        }
-    }
-}
-
-impl Drop for Pair<'_> {
-    fn drop(&mut self) {
-        for server in [&self.standby, &self.primary] {
-            if std::thread::panicking() {
-                let log = fs::read_to_string(server.data.with_extension("log"));
-                let log = log.unwrap_or_default();
-                println!("postgres on {}:", server.node.name);
-                let lines: Vec<&str> = log.lines().collect();
-                for line in lines.iter().skip(lines.len().saturating_sub(20)) {
-                    println!("  {line}");
-                }
-            }
-            server.down();
         }
     }
 }

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::database::{self, Server};
 use crate::flow::{Flow, MARKER};
 use crate::fuse::Array;
 use crate::intruder::{Ear, find};
@@ -180,6 +181,9 @@ fn programs_through_forward() {
     let home = lab.dir.join("servers");
     fs::create_dir(&home).expect("a folder");
     let _servers = start_servers(beta, &home);
+    let database = Server::new(beta, database::home(&lab).join("db"), 5432);
+    database.init("");
+    database.up();
     let forward = |listen: &str, port: u16| {
         let mut command = alpha.command(binary());
         command.args(["forward", listen, &format!("beta:{port}"), "--config"]);
@@ -294,7 +298,7 @@ fn a_thousand_sessions() {
     lab.await_network(Duration::from_secs(90));
 }
 
-fn start_servers(node: &Node, home: &std::path::Path) -> [Running; 3] {
+fn start_servers(node: &Node, home: &std::path::Path) -> [Running; 2] {
     let folder = home.display();
     crate::sh(&format!("head -c {} /dev/urandom > {folder}/file", 32 * MIB));
     let config = format!(
@@ -304,21 +308,12 @@ fn start_servers(node: &Node, home: &std::path::Path) -> [Running; 3] {
          scgi_temp_path {folder}/e; server {{ listen 127.0.0.1:8080; root {folder}; }} }}"
     );
     fs::write(home.join("nginx.conf"), config).expect("a file of our own");
-    crate::sh(&format!("chmod 755 {folder} && mkdir {folder}/db && chown postgres: {folder}/db"));
-    let programs = crate::sh("ls -d /usr/lib/postgresql/*/bin | tail -n 1");
-    let programs = programs.trim();
-    node.sh(&format!(
-        "cd / && runuser -u postgres -- {programs}/initdb -D {folder}/db -A trust -N"
-    ));
-    let mut database = node.command("runuser");
-    database.args(["-u", "postgres", "--"]).arg(format!("{programs}/postgres"));
-    database.args(["-D", &format!("{folder}/db"), "-k", "", "-c", "listen_addresses=127.0.0.1"]);
-    database.stderr(Stdio::null()).current_dir("/");
+    crate::sh(&format!("chmod 755 {folder}"));
     let mut web = node.command("nginx");
     web.args(["-e", &format!("{folder}/log"), "-c", &format!("{folder}/nginx.conf")]);
     let mut store = node.command("redis-server");
     store.args(["--bind", "127.0.0.1", "--save", "", "--dir", &folder.to_string()]);
-    [database, web, store].map(|mut command| Running::start(&mut command))
+    [web, store].map(|mut command| Running::start(&mut command))
 }
 
 /// What a stream says must not be found on the wire or on the volume, by either path.
